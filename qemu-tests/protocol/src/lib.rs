@@ -1,0 +1,389 @@
+//! What the guest kernel and the host's harness say to each other.
+//!
+//! The guest speaks on its first serial port, in lines:
+//!
+//! - `test <name> ... ok` or `test <name> ... FAILED` for a person and for a tool that counts;
+//! - [`EVENT_PREFIX`] followed by one JSON object, an [`Event`], for the harness;
+//! - anything else is log text.
+//!
+//! The harness speaks first through the kernel command line ([`Options`]), then over the network:
+//! the guest offers the services in [`port`], the harness (or the Linux at the other end of the
+//! tap) is the client of each. Every number on the wire is little-endian.
+//!
+//! | port | protocol | what happens |
+//! |---|---|---|
+//! | [`port::CONTROL`] | TCP | the peer sends `finish\n`, the guest answers `bye\n`, resets the device, reports, exits |
+//! | [`port::SINK`] | TCP | the peer sends bytes and shuts down its writing side; the guest answers with their SHA-256 (32 bytes) and closes |
+//! | [`port::SOURCE`] | TCP | the peer sends a `u64` count; the guest sends that many bytes, then their SHA-256, and closes |
+//! | [`port::PACED`] | UDP | [`Datagram`]s, paced by acknowledgement, in either direction |
+//! | [`port::BURST`] | UDP | [`Datagram`]s as fast as they go, in either direction |
+#![no_std]
+
+extern crate alloc;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+/// Opens a line that carries an [`Event`].
+pub const EVENT_PREFIX: &str = "@vring ";
+
+/// Version of this protocol; both sides refuse another.
+pub const VERSION: u32 = 1;
+
+/// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with status `2 v + 1`.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// What the guest writes to [`DEBUG_EXIT_PORT`] when every test passed (QEMU's status: 33).
+pub const EXIT_OK: u8 = 0x10;
+
+/// What the guest writes to [`DEBUG_EXIT_PORT`] when a test failed or it panicked (QEMU's status: 35).
+pub const EXIT_FAILED: u8 = 0x11;
+
+/// The guest's services. See the table at the top.
+pub mod port {
+    /// TCP: ends the run.
+    pub const CONTROL: u16 = 7000;
+    /// TCP: bulk data from the peer to the guest.
+    pub const SINK: u16 = 7001;
+    /// TCP: bulk data from the guest to the peer.
+    pub const SOURCE: u16 = 7002;
+    /// UDP: datagrams paced by acknowledgement.
+    pub const PACED: u16 = 7003;
+    /// UDP: datagrams without pacing.
+    pub const BURST: u16 = 7004;
+}
+
+/// The kernel command line: words of the form `key=value`, separated by spaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `ip=10.0.2.15/24`: the guest's address and prefix length.
+    pub ip: String,
+    /// `gw=10.0.2.2`: the gateway.
+    pub gateway: String,
+    /// `ping=100`: how many echo requests the guest sends to its gateway (0: none).
+    pub ping: u32,
+    /// `queue_size=256`: the size that the driver asks for.
+    pub queue_size: u16,
+    /// `interrupts=msix|intx|poll`.
+    pub interrupts: String,
+    /// `idle=60`: seconds without any request from the peer after which the guest gives up.
+    pub idle_seconds: u32,
+    /// `suite=net` or another name that the guest knows; `boot` runs no device.
+    pub suite: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ip: "10.0.2.15/24".into(),
+            gateway: "10.0.2.2".into(),
+            ping: 0,
+            queue_size: 256,
+            interrupts: "msix".into(),
+            idle_seconds: 60,
+            suite: "net".into(),
+        }
+    }
+}
+
+impl Options {
+    /// Reads a command line; a word that is not understood is an error that names it.
+    ///
+    /// # Errors
+    /// The offending word.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            let (key, value) = word.split_once('=').ok_or(word)?;
+            match key {
+                "ip" => options.ip = value.into(),
+                "gw" => options.gateway = value.into(),
+                "ping" => options.ping = value.parse().map_err(|_| word)?,
+                "queue_size" => options.queue_size = value.parse().map_err(|_| word)?,
+                "interrupts" if matches!(value, "msix" | "intx" | "poll") => {
+                    options.interrupts = value.into();
+                }
+                "idle" => options.idle_seconds = value.parse().map_err(|_| word)?,
+                "suite" => options.suite = value.into(),
+                _ => return Err(word.into()),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Writes the command line that [`Options::parse`] reads.
+    #[must_use]
+    pub fn to_command_line(&self) -> String {
+        alloc::format!(
+            "ip={} gw={} ping={} queue_size={} interrupts={} idle={} suite={}",
+            self.ip,
+            self.gateway,
+            self.ping,
+            self.queue_size,
+            self.interrupts,
+            self.idle_seconds,
+            self.suite
+        )
+    }
+}
+
+/// A UDP datagram of the paced and burst services: a 16-byte header, then padding.
+///
+/// Paced, peer to guest: the peer sends `Data` with rising `seq`; the guest answers `Ack` with the
+/// highest `seq` that it has seen and how many distinct ones, at least every
+/// [`Datagram::ACK_EVERY`] datagrams and whenever it runs dry. The sender keeps at most
+/// [`Datagram::WINDOW`] datagrams beyond the highest acknowledged one; after 200 ms without an
+/// acknowledgement it takes the outstanding ones for lost and goes on.
+///
+/// Paced, guest to peer: the peer sends `Start { value: count }`; from then on the roles are
+/// exchanged until the guest has seen `count` acknowledged as received, when it sends `Stats`.
+///
+/// Burst, peer to guest: the peer floods `Data`, then sends `Query` until the guest answers
+/// `Stats { seq: sent, value: received }` (its own counts since the last `Start`).
+/// Burst, guest to peer: `Start { value: count }`; the guest sends `count` `Data` as fast as its
+/// transmit ring takes them, then answers `Query` with `Stats`.
+/// `Start { value: 0 }` resets the guest's burst counts and is answered with `Stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// What it is.
+    pub kind: Kind,
+    /// Sequence number (`Data`), highest seen (`Ack`), datagrams sent (`Stats`).
+    pub seq: u32,
+    /// Count (`Start`), distinct datagrams received (`Ack`, `Stats`).
+    pub value: u32,
+}
+
+/// Kinds of [`Datagram`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// Payload.
+    Data = 1,
+    /// Acknowledgement.
+    Ack = 2,
+    /// Asks the guest to send.
+    Start = 3,
+    /// Asks for counts.
+    Query = 4,
+    /// Answers with counts.
+    Stats = 5,
+}
+
+impl Datagram {
+    /// Bytes of the header.
+    pub const LEN: usize = 16;
+    /// Datagrams beyond the highest acknowledged one.
+    pub const WINDOW: u32 = 64;
+    /// An acknowledgement is owed after so many datagrams.
+    pub const ACK_EVERY: u32 = 16;
+    const MAGIC: u32 = 0x474e_5256;
+
+    /// The header as bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let words = [Self::MAGIC, self.kind as u32, self.seq, self.value];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads the header from the front of a datagram.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let word = |i: usize| {
+            let chunk = bytes.get(i * 4..i * 4 + 4)?;
+            Some(u32::from_le_bytes(chunk.try_into().ok()?))
+        };
+        if word(0)? != Self::MAGIC {
+            return None;
+        }
+        let kind = match word(1)? {
+            1 => Kind::Data,
+            2 => Kind::Ack,
+            3 => Kind::Start,
+            4 => Kind::Query,
+            5 => Kind::Stats,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            seq: word(2)?,
+            value: word(3)?,
+        })
+    }
+}
+
+/// Counts of one virtqueue, as its driver kept them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCounters {
+    /// Index of the queue.
+    pub index: u16,
+    /// `rx`, `tx`, ...
+    pub name: String,
+    /// Buffers given to the device.
+    pub submitted: u64,
+    /// Buffers that came back by a used element.
+    pub completed: u64,
+    /// Buffers that came back by the final reset.
+    pub returned_by_reset: u64,
+    /// Doorbell stores.
+    pub kicks: u64,
+    /// Doorbell stores that the device had asked to leave out.
+    pub suppressed_kicks: u64,
+    /// Faults: things the device said that cannot be.
+    pub faults: u64,
+}
+
+/// What the guest tells the harness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// First line.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// `x86_64`.
+        arch: String,
+        /// `ecam` or `cf8`: how PCI configuration space is reached.
+        pci_access: String,
+    },
+    /// The device was found and initialised.
+    Device {
+        /// `0000:00:02.0`.
+        address: String,
+        /// Type id of the specification (1: network).
+        device_type: u16,
+        /// `pci-modern`.
+        transport: String,
+        /// `52:54:00:12:34:56`.
+        mac: Option<String>,
+        /// Bytes, where the device said.
+        mtu: Option<u16>,
+        /// `msix`, `intx` or `poll`: what is in use.
+        interrupts: String,
+    },
+    /// What was negotiated, by the specification's names.
+    Features {
+        /// What the device offered.
+        offered: Vec<String>,
+        /// What the driver accepted.
+        acked: Vec<String>,
+        /// What was offered and not accepted.
+        refused: Vec<String>,
+    },
+    /// Where the driver laid out a virtqueue: physical addresses.
+    Queue {
+        /// Index of the queue.
+        index: u16,
+        /// `rx`, `tx`, ...
+        name: String,
+        /// Ring format: `split` or `packed`.
+        ring: String,
+        /// Number of descriptors.
+        num: u16,
+        /// Descriptor table.
+        desc: u64,
+        /// Available ring (driver area).
+        avail: u64,
+        /// Used ring (device area).
+        used: u64,
+    },
+    /// The services are up: the peer may begin, and the host may look at the live device.
+    Ready {
+        /// The guest's address.
+        ip: String,
+    },
+    /// What came of the guest's own pings.
+    Ping {
+        /// Echo requests sent.
+        sent: u32,
+        /// Echo replies that matched.
+        received: u32,
+    },
+    /// The last counts, after the device was reset.
+    Counters {
+        /// Each queue.
+        queues: Vec<QueueCounters>,
+        /// Interrupts for queues.
+        interrupts: u64,
+        /// Interrupts with no work behind them.
+        spurious_interrupts: u64,
+    },
+    /// A check that failed, beside its `test ... FAILED` line.
+    Failure {
+        /// Name of the check.
+        check: String,
+        /// What had to be.
+        expected: String,
+        /// What was.
+        seen: String,
+        /// Where to look.
+        hint: String,
+    },
+    /// Last line.
+    Done {
+        /// Tests that passed.
+        passed: u32,
+        /// Tests that failed.
+        failed: u32,
+    },
+}
+
+impl Event {
+    /// The event as a line for the serial port, without the line end.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        // An enum of strings and integers always has a JSON form.
+        let json = serde_json::to_string(self).unwrap_or_default();
+        alloc::format!("{EVENT_PREFIX}{json}")
+    }
+
+    /// Reads a line of the serial port; `None` when it is not an event.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Result<Self, serde_json::Error>> {
+        let json = line.trim_end().strip_prefix(EVENT_PREFIX)?;
+        Some(serde_json::from_str(json))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_survive_the_command_line() {
+        let options = Options {
+            ping: 7,
+            queue_size: 64,
+            ..Options::default()
+        };
+        assert_eq!(Options::parse(&options.to_command_line()), Ok(options));
+        assert_eq!(Options::parse("bogus=1"), Err("bogus=1".into()));
+    }
+
+    #[test]
+    fn datagrams_survive_the_wire() {
+        let datagram = Datagram {
+            kind: Kind::Stats,
+            seq: 70_000,
+            value: 69_999,
+        };
+        assert_eq!(Datagram::parse(&datagram.to_bytes()), Some(datagram));
+        assert_eq!(Datagram::parse(&[0; 16]), None);
+        assert_eq!(Datagram::parse(&datagram.to_bytes()[..15]), None);
+    }
+
+    #[test]
+    fn events_survive_the_serial_line() {
+        let event = Event::Done {
+            passed: 3,
+            failed: 0,
+        };
+        assert_eq!(Event::parse(&event.to_line()).unwrap().unwrap(), event);
+        assert!(Event::parse("hello").is_none());
+    }
+}

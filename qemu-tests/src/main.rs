@@ -1,0 +1,2 @@
+//! The guest kernel.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Guest-side virtio.
+#![no_std]
