@@ -1,2 +1,15 @@
-//! Guest-side virtio.
+//! Guest-side virtio for kernels, unikernels and firmware.
 #![no_std]
+#![deny(unsafe_code)]
+
+#[cfg(any(feature = "alloc", test))]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod features;
+pub mod platform;
+pub mod transport;
+
+#[allow(unsafe_code)] // the registers' address: every load and store of a device register is here
+mod mmio;

@@ -1,0 +1,1 @@
+//! Typed, consistent reads of device configuration space (VIRTIO 1.4, 2.5).

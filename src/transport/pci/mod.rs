@@ -1,0 +1,1 @@
+//! virtio over PCI (VIRTIO 1.4, 4.1).
