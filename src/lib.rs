@@ -9,6 +9,7 @@ extern crate std;
 
 pub mod features;
 pub mod platform;
+pub mod ring;
 pub mod transport;
 
 #[allow(unsafe_code)] // the registers' address: every load and store of a device register is here

@@ -123,7 +123,10 @@ impl fmt::Display for DmaError {
                 write!(f, "the buffer at {address:#x} cannot be given to a device")
             }
             Self::BadMapping { asked, got } => {
-                write!(f, "the platform mapped {got} bytes where 1 to {asked} were asked for")
+                write!(
+                    f,
+                    "the platform mapped {got} bytes where 1 to {asked} were asked for"
+                )
             }
         }
     }
@@ -191,11 +194,7 @@ pub unsafe trait Platform: Clone {
     ///
     /// # Errors
     /// Any [`DmaError`]; the queue is then as it was before, and the caller may try again.
-    unsafe fn map(
-        &self,
-        buf: NonNull<[u8]>,
-        direction: Direction,
-    ) -> Result<Mapping, DmaError>;
+    unsafe fn map(&self, buf: NonNull<[u8]>, direction: Direction) -> Result<Mapping, DmaError>;
 
     /// Ends a mapping. A platform that bounces copies the first `used` bytes back to
     /// [`Mapping::ptr`] when the direction is [`Direction::Writable`], each of them read once.

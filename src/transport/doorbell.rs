@@ -33,13 +33,19 @@ unsafe impl Sync for Doorbell {}
 impl Doorbell {
     /// A 16-bit little-endian register that takes `value`.
     pub(crate) const fn register(register: NonNull<u16>, value: u16) -> Self {
-        Self { place: Place::Register(register), value }
+        Self {
+            place: Place::Register(register),
+            value,
+        }
     }
 
     /// A function that is given `context` and `value`: a hypercall, or a fake device.
     #[must_use]
     pub const fn function(function: fn(usize, u16), context: usize, value: u16) -> Self {
-        Self { place: Place::Function(function, context), value }
+        Self {
+            place: Place::Function(function, context),
+            value,
+        }
     }
 
     /// Tells the device that the queue has new buffers. The store comes after every earlier write

@@ -41,13 +41,17 @@ unsafe impl Sync for Isr {}
 impl Isr {
     /// An 8-bit register whose reading acknowledges.
     pub(crate) const fn register(register: NonNull<u8>) -> Self {
-        Self { source: Source::Register(register) }
+        Self {
+            source: Source::Register(register),
+        }
     }
 
     /// A function that is given `context` and returns the bits: a hypercall, or a fake device.
     #[must_use]
     pub const fn function(function: fn(usize) -> u8, context: usize) -> Self {
-        Self { source: Source::Function(function, context) }
+        Self {
+            source: Source::Function(function, context),
+        }
     }
 
     /// Reads and clears the interrupt status. Must be called for every interrupt of a shared line,

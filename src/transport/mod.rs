@@ -163,7 +163,10 @@ impl fmt::Display for TransportError {
         match *self {
             Self::QueueUnavailable { queue } => write!(f, "the device has no {queue}"),
             Self::QueueSize { queue, size, max } => {
-                write!(f, "{queue}: size {size} is not a power of two from 1 to {max}")
+                write!(
+                    f,
+                    "{queue}: size {size} is not a power of two from 1 to {max}"
+                )
             }
             Self::QueueInUse { queue } => write!(f, "{queue} is enabled already"),
             Self::QueueNotEnabled { queue } => {
@@ -175,7 +178,10 @@ impl fmt::Display for TransportError {
                  structure of {len:#x} bytes"
             ),
             Self::VectorRefused { vector, got } => {
-                write!(f, "the device took {got:#x} where interrupt vector {vector} was written")
+                write!(
+                    f,
+                    "the device took {got:#x} where interrupt vector {vector} was written"
+                )
             }
             Self::NoVectors => f.write_str("the transport has no interrupt vectors"),
             Self::ConfigOutOfRange { offset, len, size } => write!(
