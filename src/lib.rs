@@ -8,6 +8,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod features;
+#[allow(unsafe_code)] // declares the contract that a platform signs
 pub mod platform;
 pub mod ring;
 pub mod transport;
