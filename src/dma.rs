@@ -131,3 +131,66 @@ impl<T: OnLeak> DerefMut for Leaky<T> {
         &mut self.0
     }
 }
+
+/// Where a [`Lent`] value goes when it is dropped.
+pub(crate) trait Home<T> {
+    /// Takes the value back.
+    fn take_back(self, value: T);
+}
+
+/// A value that goes home when it is dropped.
+pub(crate) struct Lent<T, H: Home<T>> {
+    value: ManuallyDrop<T>,
+    home: ManuallyDrop<H>,
+}
+
+impl<T, H: Home<T>> Lent<T, H> {
+    pub(crate) fn new(value: T, home: H) -> Self {
+        Self {
+            value: ManuallyDrop::new(value),
+            home: ManuallyDrop::new(home),
+        }
+    }
+
+    /// Where it would go.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn home(&self) -> &H {
+        &self.home
+    }
+
+    /// Takes both apart: the value does not go home.
+    pub(crate) fn into_parts(self) -> (T, H) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again but for the other field, and its `drop` does not run.
+        let value = unsafe { ManuallyDrop::take(&mut this.value) };
+        // SAFETY: as above.
+        let home = unsafe { ManuallyDrop::take(&mut this.home) };
+        (value, home)
+    }
+}
+
+impl<T, H: Home<T>> Drop for Lent<T, H> {
+    fn drop(&mut self) {
+        // SAFETY: this is `drop`: neither field is used again.
+        let value = unsafe { ManuallyDrop::take(&mut self.value) };
+        // SAFETY: as above.
+        let home = unsafe { ManuallyDrop::take(&mut self.home) };
+        home.take_back(value);
+    }
+}
+
+impl<T, H: Home<T>> Deref for Lent<T, H> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T, H: Home<T>> DerefMut for Lent<T, H> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}

@@ -272,7 +272,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// [`Rejected`], as [`submit`](Self::submit); [`Reject::Header`] when the header is larger
     /// than the cell.
     #[inline(always)]
-    pub fn submit_with<H: IntoBytes + Immutable>(
+    pub fn submit_with<H: IntoBytes + Immutable + ?Sized>(
         &mut self,
         header: &H,
         buf: B,
