@@ -11,6 +11,8 @@ pub mod features;
 #[allow(unsafe_code)] // declares the contract that a platform signs
 pub mod platform;
 pub mod ring;
+#[cfg(any(feature = "test-util", test))]
+pub mod testing;
 pub mod transport;
 
 #[allow(unsafe_code)] // the registers' address: every load and store of a device register is here
