@@ -19,7 +19,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::bus::Core;
+use super::books::Core;
 use super::platform::{Fake, Kind};
 use crate::platform::{Access, Direction, DmaError, Mapping, Platform, RawRegion, Wait};
 

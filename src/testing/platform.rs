@@ -4,7 +4,8 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
 
-use super::bus::{Bus, Core, Counts, Style};
+use super::books::{Core, Counts, Style};
+use super::bus::Bus;
 use crate::platform::{Access, Wait};
 
 /// A platform that hands buffers to the device in place and never unmaps

@@ -7,7 +7,8 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::alloc::Layout;
 
-use super::bus::{BusFault, Counts};
+use super::books::Counts;
+use super::bus::BusFault;
 use super::memory::{Block, Lent, Words};
 use crate::platform::{Direction, DmaAddr};
 
