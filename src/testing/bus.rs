@@ -55,6 +55,11 @@ pub enum BusFault {
         /// Bytes of the word.
         width: usize,
     },
+    /// A buffer of a queue that was stopped by a reset.
+    Halted {
+        /// Where.
+        addr: DmaAddr,
+    },
     /// Memory of an [`InPlace`](super::InPlace) platform, touched without the queue that carries
     /// it: nothing would stop the access when the driver has its buffer back.
     Direct {
@@ -76,6 +81,7 @@ impl fmt::Display for BusFault {
             }
             Self::NotShared { addr } => write!(f, "{addr} is not memory from `Platform::alloc`"),
             Self::Misaligned { addr, width } => write!(f, "a word of {width} bytes at {addr}"),
+            Self::Halted { addr } => write!(f, "{addr}: the device was reset"),
             Self::Direct { addr } => {
                 write!(
                     f,

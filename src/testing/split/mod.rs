@@ -12,9 +12,10 @@ mod notify;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use super::bus::{Bus, BusFault};
 use super::memory::Words;
@@ -40,7 +41,7 @@ pub struct SplitOptions {
     /// `VIRTIO_F_IN_ORDER`.
     pub in_order: bool,
     /// The value of both indices at the start. 0 on a real device; close to 65536 it makes the
-    /// indices wrap soon.
+    /// indices wrap soon. Anything but 0 is written into the rings when the device is made.
     pub start: u16,
 }
 
@@ -71,6 +72,27 @@ pub struct SplitDevice {
     /// The device has lied where nobody can tell which buffers the driver took back: it touches
     /// no leased buffer any more.
     tainted: bool,
+    /// How the device that it was taken from stops it.
+    leash: Option<Leash>,
+    halted: bool,
+}
+
+/// Stops a queue that runs in a thread of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leash(Arc<AtomicU8>);
+
+impl Leash {
+    const STOP: u8 = 1;
+    const STOPPED: u8 = 2;
+
+    /// Asks the queue to stop; true when it has.
+    pub(super) fn stop(&self) -> bool {
+        let order = Ordering::AcqRel;
+        let _ = self
+            .0
+            .compare_exchange(0, Self::STOP, order, Ordering::Acquire);
+        self.0.load(Ordering::Acquire) == Self::STOPPED
+    }
 }
 
 impl SplitDevice {
@@ -132,11 +154,16 @@ impl SplitDevice {
             );
         }
         let idx = used.load_u16(IDX, Ordering::Relaxed);
-        if idx != options.start {
+        if idx != 0 {
             log.report(
                 "bug-25",
                 format!("used.idx is {idx} before the device started"),
             );
+        }
+        if options.start != 0 {
+            avail.store_u16(IDX, options.start, Ordering::Relaxed);
+            used.store_u16(IDX, options.start, Ordering::Relaxed);
+            used.store_u16(RING + 8 * n, options.start, Ordering::Relaxed);
         }
         Ok(Self {
             bus: bus.clone(),
@@ -153,6 +180,8 @@ impl SplitDevice {
             owner: alloc::vec![None; n],
             notify: Notify::new(options.start),
             tainted: false,
+            leash: None,
+            halted: false,
         })
     }
 
@@ -184,6 +213,9 @@ impl SplitDevice {
 
     /// Looks for newly available buffers and checks them. Returns how many wait to be popped.
     pub fn refresh(&mut self) -> usize {
+        if self.is_halted() {
+            return 0;
+        }
         self.check_flags();
         let idx = self.avail.load_u16(IDX, Ordering::Acquire);
         let new = idx.wrapping_sub(self.seen);
@@ -203,6 +235,9 @@ impl SplitDevice {
 
     /// Takes the next available buffer.
     pub fn pop(&mut self) -> Option<Chain> {
+        if self.is_halted() {
+            return None;
+        }
         if self.pending.is_empty() {
             self.refresh();
         }
@@ -276,6 +311,9 @@ impl SplitDevice {
     /// # Panics
     /// When the device does not have this chain: it was returned already.
     pub fn push(&mut self, chain: Chain, len: u32) {
+        if self.halted {
+            return;
+        }
         let head = chain.head;
         let Some(record) = self.records.remove(&head) else {
             panic!("the device does not have the chain at {head}");
@@ -296,6 +334,9 @@ impl SplitDevice {
     /// Makes what was pushed visible to the driver. An interrupt may be due:
     /// [`should_interrupt`](Self::should_interrupt).
     pub fn publish(&mut self) {
+        if self.halted {
+            return;
+        }
         self.used.store_u16(IDX, self.written, Ordering::Release);
     }
 
@@ -310,10 +351,15 @@ impl SplitDevice {
     /// Returns how many were served. Interrupts are left to the caller.
     pub fn serve(&mut self, mut device: impl FnMut(&Self, &Chain) -> u32) -> usize {
         let mut served = 0;
-        while let Some(chain) = self.pop() {
-            let len = device(self, &chain);
-            self.push(chain, len);
-            served += 1;
+        loop {
+            while let Some(chain) = self.pop() {
+                let len = device(self, &chain);
+                self.push(chain, len);
+                served += 1;
+            }
+            if !self.rearm() {
+                break;
+            }
         }
         if served != 0 {
             self.publish();
@@ -326,6 +372,30 @@ impl SplitDevice {
         self.serve(|queue, chain| queue.write(chain, &queue.read(chain)))
     }
 
+    /// Whether the device was reset while this queue was taken out of it
+    /// ([`FakeDevice::take_queue`](super::FakeDevice::take_queue)). Asking lets the reset go on:
+    /// from then on the queue touches no memory, and what is pushed goes nowhere.
+    pub fn is_halted(&mut self) -> bool {
+        let asked = |leash: &Leash| leash.0.load(Ordering::Acquire) != 0;
+        if !self.halted && self.leash.as_ref().is_some_and(asked) {
+            self.halt();
+        }
+        self.halted
+    }
+
+    pub(super) fn leash(&mut self) -> Leash {
+        self.leash.get_or_insert_default().clone()
+    }
+
+    fn halt(&mut self) {
+        self.halted = true;
+        self.pending.clear();
+        self.records.clear();
+        if let Some(leash) = &self.leash {
+            leash.0.store(Leash::STOPPED, Ordering::Release);
+        }
+    }
+
     /// Whether the driver's memory is still there.
     pub(super) fn is_live(&self) -> bool {
         self.desc.is_live() && self.avail.is_live() && self.used.is_live()
@@ -333,6 +403,9 @@ impl SplitDevice {
 
     /// A leased buffer may be touched while its queue exists and nothing was forged.
     fn may_touch(&self, addr: DmaAddr) -> Result<(), BusFault> {
+        if self.halted {
+            return Err(BusFault::Halted { addr });
+        }
         match self.bus.is_direct() && (self.tainted || !self.is_live()) {
             true => Err(BusFault::Direct { addr }),
             false => Ok(()),
@@ -395,6 +468,12 @@ impl SplitDevice {
             }
             _ => {}
         }
+    }
+}
+
+impl Drop for SplitDevice {
+    fn drop(&mut self) {
+        self.halt();
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Notify {
     signalled: u16,
     /// Available index from which a kick is owed: at the last kick, or when they were enabled.
     since: u16,
+    /// The device wants to be kicked: it moves `avail_event` along as it goes.
+    wanted: bool,
     kicks: usize,
     needless: usize,
 }
@@ -24,6 +26,7 @@ impl Notify {
         Self {
             signalled: start,
             since: start,
+            wanted: true,
             kicks: 0,
             needless: 0,
         }
@@ -38,6 +41,9 @@ fn passes(event: u16, old: u16, new: u16) -> bool {
 impl SplitDevice {
     /// Whether the driver wants an interrupt for what was published since this was last asked.
     pub fn should_interrupt(&mut self) -> bool {
+        if self.halted {
+            return false;
+        }
         // The used index is stored before the driver's suppression word is read. The driver
         // stores its word, fences, and looks at the used index: one of the two sees the other.
         fence(Ordering::SeqCst);
@@ -53,9 +59,18 @@ impl SplitDevice {
     /// have published them before it could see this.
     pub fn enable_notifications(&mut self) -> bool {
         self.notify.since = self.seen;
-        match self.options.event_idx {
-            true => self.set_avail_event(self.seen),
-            false => self.set_used_flags(0),
+        self.notify.wanted = true;
+        if !self.options.event_idx {
+            self.set_used_flags(0);
+        }
+        self.rearm()
+    }
+
+    /// Before the device rests: moves `avail_event` along, if kicks are wanted. Returns whether
+    /// buffers are waiting already.
+    pub(super) fn rearm(&mut self) -> bool {
+        if self.notify.wanted && self.options.event_idx && !self.halted {
+            self.store_avail_event(self.seen);
         }
         // As in `should_interrupt`, the other way round.
         fence(Ordering::SeqCst);
@@ -64,6 +79,7 @@ impl SplitDevice {
 
     /// Asks for no kicks.
     pub fn disable_notifications(&mut self) {
+        self.notify.wanted = false;
         match self.options.event_idx {
             // As far away as it can be.
             true => self.set_avail_event(self.seen.wrapping_sub(1)),
@@ -71,8 +87,14 @@ impl SplitDevice {
         }
     }
 
-    /// Stores `avail_event`: the driver kicks when it has published the entry of this index.
+    /// Stores `avail_event`: the driver kicks when it has published the entry of this index. The
+    /// device leaves it there, until notifications are enabled.
     pub fn set_avail_event(&mut self, event: u16) {
+        self.notify.wanted = false;
+        self.store_avail_event(event);
+    }
+
+    fn store_avail_event(&self, event: u16) {
         let at = RING + 8 * usize::from(self.size);
         self.used.store_u16(at, event, Ordering::Relaxed);
     }
