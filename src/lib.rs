@@ -27,6 +27,9 @@ pub mod device;
 pub mod features;
 pub mod init;
 pub mod ring;
+#[cfg(any(feature = "test-util", test))]
+pub mod testing;
+#[allow(unsafe_code)] // declares the contract that a transport signs
 pub mod transport;
 pub mod virtqueue;
 
