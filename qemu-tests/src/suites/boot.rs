@@ -1,0 +1,87 @@
+//! The kernel's own parts: what every other suite relies on.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::kernel::{Machine, clock, idle};
+use crate::report::Report;
+
+/// Checks heap, clock, interrupts and ACPI.
+pub(crate) fn run(machine: &Machine, report: &mut Report) {
+    heap(machine, report);
+    clock_advances(report);
+    timer_interrupts(report);
+    acpi(machine, report);
+}
+
+/// The heap gives back distinct memory and takes it back.
+fn heap(machine: &Machine, report: &mut Report) {
+    let half = machine.heap_bytes / 2;
+    let mut intact = true;
+    // Three rounds of half the heap: they fit only one after another.
+    for round in 0..3u8 {
+        let mut block = Vec::<u8>::with_capacity(half);
+        block.push(round);
+        let small: Vec<Vec<u8>> = (0..64u8)
+            .map(|i| alloc::vec![i; 1 + usize::from(i)])
+            .collect();
+        let kept = (0..)
+            .zip(&small)
+            .all(|(i, bytes)| bytes.iter().all(|b| *b == i));
+        intact &= kept && block.first() == Some(&round) && half >= 1 << 20;
+    }
+    report.check(
+        "boot_heap",
+        intact,
+        "blocks that keep their bytes, half the heap in one",
+        &format!("{} bytes of heap", machine.heap_bytes),
+        "kernel/heap.rs",
+    );
+}
+
+/// The clock goes forward, and at the pace of the timer that interrupts.
+fn clock_advances(report: &mut Report) {
+    let mut last = clock::now();
+    let monotonic = (0..1000).all(|_| {
+        let earlier = core::mem::replace(&mut last, clock::now());
+        earlier <= last
+    });
+    report.check(
+        "boot_clock",
+        monotonic && !last.is_zero(),
+        "never back, and not zero",
+        &format!("{last:?}"),
+        "kernel/clock.rs",
+    );
+}
+
+/// A halted processor wakes by the timer: not before the deadline, and not long after.
+fn timer_interrupts(report: &mut Report) {
+    const WAIT: Duration = Duration::from_millis(20);
+    // A busy host may hold the machine up, which is no fault of the guest's.
+    const LATE: Duration = Duration::from_secs(5);
+    let count = || idle::timer_vector().map_or(0, |vector| vector.count());
+    let (start, before) = (clock::now(), count());
+    idle::wait(start + WAIT, || false);
+    let (waited, raised) = (clock::now() - start, count() - before);
+    report.check(
+        "boot_timer_interrupt",
+        raised > 0 && waited >= WAIT && waited < LATE,
+        "an interrupt of the APIC timer after 20 ms",
+        &format!("{raised} interrupts in {waited:?}"),
+        "kernel/local_apic.rs, kernel/idle.rs",
+    );
+}
+
+/// The tables describe the interrupt controllers.
+fn acpi(machine: &Machine, report: &mut Report) {
+    let firmware = &machine.firmware;
+    report.check(
+        "boot_acpi",
+        firmware.local_apic != 0 && !firmware.io_apics.is_empty(),
+        "a local APIC and an I/O APIC",
+        &format!("{firmware:x?}"),
+        "kernel/acpi.rs",
+    );
+}
