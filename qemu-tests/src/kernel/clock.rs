@@ -21,10 +21,13 @@ struct Clock {
 
 static CLOCK: Once<Clock> = Once::new();
 
+/// Attempts at a measurement.
+const ATTEMPTS: usize = 100;
+
 /// Attempts at a tight reading.
 const READINGS: usize = 16;
 
-/// Ticks of the timer between the two readings: 40 ms, of the 54.9 ms after which it wraps.
+/// Ticks of the timer between the two readings: 40 ms, of the 54.9 ms that it runs.
 const SPAN: u16 = (pit::FREQUENCY / 25) as u16;
 
 fn counter() -> u64 {
@@ -32,38 +35,38 @@ fn counter() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// A reading of the timer, and the counter at that time.
-fn reading(pit: &Pit) -> (u64, u64) {
-    let mut best = (u64::MAX, 0, 0);
+/// The counter and the ticks of the timer at one time; `None` once the timer has run out.
+fn reading(pit: &Pit) -> Option<(u64, u64)> {
+    let mut tightest = u64::MAX;
+    let mut best = None;
     for _ in 0..READINGS {
         let before = counter();
-        let ticks = pit.elapsed();
+        let ticks = pit.elapsed()?;
         let width = counter() - before;
-        if width < best.0 {
-            best = (width, before + width / 2, u64::from(ticks));
+        if width < tightest {
+            tightest = width;
+            best = Some((before + width / 2, u64::from(ticks)));
         }
     }
-    (best.1, best.2)
+    best
 }
 
-/// Counts a second.
-fn measure() -> u64 {
-    loop {
-        let pit = Pit::start();
-        let (count_1, ticks_1) = reading(&pit);
-        while pit.elapsed() < SPAN && !pit.wrapped() {}
-        let (count_2, ticks_2) = reading(&pit);
-        // Held up for so long that the timer wrapped: again.
-        if !pit.wrapped() && ticks_2 > ticks_1 {
-            return (count_2 - count_1) * pit::FREQUENCY / (ticks_2 - ticks_1);
-        }
-    }
+/// Counts a second; `None` when the machine was held up until the timer had run out.
+fn measure() -> Option<u64> {
+    let pit = Pit::start();
+    let (count_1, ticks_1) = reading(&pit)?;
+    while pit.elapsed()? < SPAN {}
+    let (count_2, ticks_2) = reading(&pit)?;
+    (count_2 - count_1)
+        .saturating_mul(pit::FREQUENCY)
+        .checked_div(ticks_2 - ticks_1)
 }
 
 /// Measures the counter and starts the clock.
 pub(super) fn init() {
-    let frequency = measure();
-    let scale = (u128::from(1_000_000_000u64) << 32) / u128::from(frequency.max(1));
+    let mut measured = (0..ATTEMPTS).filter_map(|_| measure());
+    let frequency = measured.next().expect("the 8254 timer runs").max(1);
+    let scale = (u128::from(1_000_000_000u64) << 32) / u128::from(frequency);
     CLOCK.call_once(|| Clock {
         start: counter(),
         scale: scale as u64,
