@@ -7,11 +7,27 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod features;
 #[allow(unsafe_code)] // declares the contract that a platform signs
 pub mod platform;
-pub mod ring;
-pub mod transport;
 
-#[allow(unsafe_code)] // the registers' address: every load and store of a device register is here
+#[allow(unsafe_code)] // names memory that is lent to a device
+pub mod buffer;
+
+#[allow(unsafe_code)] // everything that a platform is asked to do
+mod dma;
+
+#[allow(unsafe_code)] // the only accessors of memory that a device also touches
+mod shared;
+
+#[allow(unsafe_code)] // every load and store of a device register
 mod mmio;
+
+pub mod features;
+pub mod init;
+pub mod ring;
+#[allow(unsafe_code)] // declares the contract that a transport signs
+pub mod transport;
+pub mod virtqueue;
+
+pub use dma::DmaRegion;
+pub use platform::{DmaAddr, Platform};

@@ -88,6 +88,15 @@ pub struct Mapping {
     pub token: usize,
 }
 
+// SAFETY: both are addresses; who may use the memory is the contract of `Platform`.
+unsafe impl Send for RawRegion {}
+// SAFETY: as above.
+unsafe impl Sync for RawRegion {}
+// SAFETY: as above.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
 /// Why memory could not be had or mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -200,9 +200,19 @@ impl core::error::Error for TransportError {}
 
 /// A device as initialisation and the control path see it. Object-safe.
 ///
-/// A transport is trusted to do what it is told with the registers; what it *reads* is the
-/// device's word and is checked by whoever uses it.
-pub trait Transport {
+/// # For implementors
+/// What a transport *reads* is the device's word, and is checked by whoever uses it. What it is
+/// told to write, it writes.
+///
+/// # Safety
+/// Rings are freed on the word of a transport. An implementation promises:
+///
+/// 1. [`enable_queue`](Self::enable_queue) hands the areas to queue `queue` of this device and to
+///    nobody else.
+/// 2. [`set_status`](Self::set_status) with [`Status::empty`] resets this device, and
+///    [`status`](Self::status) then reads as empty only when the device says that the reset is
+///    done: it uses no memory any more.
+pub unsafe trait Transport {
     /// The type of the device.
     fn device_id(&self) -> DeviceId;
 
@@ -229,7 +239,11 @@ pub trait Transport {
     /// # Errors
     /// Any of the queue or vector variants of [`TransportError`]. After an error the device may or
     /// may not have taken the addresses: only a reset tells.
-    fn enable_queue(
+    ///
+    /// # Safety
+    /// The areas are the ring of a queue of that size, in memory that stays theirs until the device
+    /// has confirmed a reset. [`init`](crate::init) sees to it.
+    unsafe fn enable_queue(
         &mut self,
         queue: QueueIndex,
         size: u16,
