@@ -15,6 +15,7 @@ mod pit;
 pub(crate) mod clock;
 pub(crate) mod idle;
 pub(crate) mod interrupts;
+pub(crate) mod platform;
 pub(crate) mod serial;
 
 use log::info;

@@ -45,7 +45,7 @@ impl Burst {
             }
         }
         while let (Some(to), true) = (self.to, self.sent < self.wanted) {
-            if !send_data(socket, to, self.sent, self.max_payload) {
+            if !send_data(socket, to, self.sent + 1, self.max_payload) {
                 // Room will come as the device takes what is there.
                 return asked;
             }

@@ -29,9 +29,9 @@ struct Sender {
     wanted: u32,
     /// How many it has acknowledged.
     arrived: u32,
-    /// The next number.
-    next: u32,
-    /// One more than the highest that was acknowledged or given up.
+    /// The last number sent. They count from 1: who has acknowledged 0 has seen nothing.
+    last: u32,
+    /// The highest number that was acknowledged or given up.
     settled: u32,
     /// When the outstanding ones are given up.
     deadline: Instant,
@@ -110,7 +110,7 @@ impl Paced {
                 to: from,
                 wanted: count,
                 arrived: 0,
-                next: 0,
+                last: 0,
                 settled: 0,
                 deadline: now + PATIENCE,
             });
@@ -121,11 +121,11 @@ impl Paced {
         let Some(sender) = &mut self.sender else {
             return;
         };
-        if sender.is_done() || ack.seq >= sender.next {
+        if sender.is_done() || ack.seq > sender.last {
             return;
         }
-        sender.settled = sender.settled.max(ack.seq + 1);
-        sender.arrived = sender.arrived.max(ack.value.min(sender.next));
+        sender.settled = sender.settled.max(ack.seq);
+        sender.arrived = sender.arrived.max(ack.value.min(sender.last));
         sender.deadline = now + PATIENCE;
         if sender.is_done() {
             self.owed = Some(sender.to);
@@ -135,7 +135,7 @@ impl Paced {
     /// The counts of the sequence that the guest sent, or that it received when it sent none.
     fn counts(&self) -> (u32, u32) {
         match &self.sender {
-            Some(sender) => (sender.next, sender.arrived),
+            Some(sender) => (sender.last, sender.arrived),
             None => (0, self.received.distinct),
         }
     }
@@ -157,15 +157,14 @@ impl Sender {
             return;
         }
         if now >= self.deadline {
-            self.settled = self.next;
+            self.settled = self.last;
             self.deadline = now + PATIENCE;
         }
         let may_go = Datagram::WINDOW.min(self.wanted - self.arrived);
-        while self.next - self.settled < may_go {
-            if !send_data(socket, self.to, self.next, max_payload) {
-                break;
-            }
-            self.next += 1;
+        while self.last - self.settled < may_go
+            && send_data(socket, self.to, self.last + 1, max_payload)
+        {
+            self.last += 1;
         }
     }
 }

@@ -2,8 +2,12 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::alloc::Layout;
 use core::time::Duration;
 
+use vring::{DmaRegion, Platform};
+
+use crate::kernel::platform::Identity;
 use crate::kernel::{Machine, clock, idle};
 use crate::report::Report;
 
@@ -13,6 +17,7 @@ pub(crate) fn run(machine: &Machine, report: &mut Report) {
     clock_advances(report);
     timer_interrupts(report);
     acpi(machine, report);
+    device_memory(report);
 }
 
 /// The heap gives back distinct memory and takes it back.
@@ -83,5 +88,36 @@ fn acpi(machine: &Machine, report: &mut Report) {
         "a local APIC and an I/O APIC",
         &format!("{firmware:x?}"),
         "kernel/acpi.rs",
+    );
+}
+
+/// Memory for a device is zeroed, aligned, and where the device is told it is.
+fn device_memory(report: &mut Report) {
+    let mut seen = alloc::string::String::new();
+    let mut good = true;
+    for (size, align) in [(1, 1), (4096, 4096), (100_000, 65536)] {
+        // Leave a trace in memory that is about to be given out again.
+        drop(core::hint::black_box(alloc::vec![0xa5u8; size]));
+        let Ok(layout) = Layout::from_size_align(size, align) else {
+            continue;
+        };
+        let Ok(region) = DmaRegion::alloc(&Identity, layout) else {
+            good = false;
+            continue;
+        };
+        // SAFETY: the region is that long, initialized, and nobody else's.
+        let bytes = unsafe { core::slice::from_raw_parts(region.ptr().as_ptr(), size) };
+        let address = region.ptr().addr().get();
+        good &= bytes.iter().all(|byte| *byte == 0)
+            && address.is_multiple_of(align)
+            && region.addr().0 == address as u64;
+        seen = format!("{seen} {size} bytes at {address:#x}");
+    }
+    report.check(
+        "boot_device_memory",
+        good && Identity::DIRECT,
+        "zeroed, aligned, at the device's address",
+        &seen,
+        "kernel/platform.rs",
     );
 }
