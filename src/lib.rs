@@ -25,7 +25,6 @@ mod mmio;
 pub mod features;
 pub mod init;
 pub mod ring;
-#[allow(unsafe_code)] // declares the contract that a transport signs
 pub mod transport;
 pub mod virtqueue;
 
