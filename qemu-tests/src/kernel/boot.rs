@@ -7,6 +7,7 @@
 //! stack. Everything further, such as device windows above 4 GiB, is mapped by `paging` on demand.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::ffi::CStr;
 use core::ops::Range;
@@ -185,6 +186,13 @@ impl BootInfo {
     /// A copy of the kernel command line.
     pub(super) fn command_line(&self) -> String {
         self.command_line.to_string_lossy().into_owned()
+    }
+
+    /// All memory that there is.
+    pub(super) fn ram(&self) -> Vec<Range<u64>> {
+        let ram = self.memory_map.iter().filter(|entry| entry.kind == RAM);
+        ram.map(|entry| entry.start..entry.start.saturating_add(entry.size))
+            .collect()
     }
 
     /// The largest piece of memory below 4 GiB that nothing occupies.

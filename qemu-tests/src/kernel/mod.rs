@@ -13,21 +13,32 @@ mod paging;
 mod pit;
 
 pub(crate) mod clock;
+pub(crate) mod device_interrupts;
 pub(crate) mod idle;
 pub(crate) mod interrupts;
+pub(crate) mod pci;
 pub(crate) mod platform;
 pub(crate) mod serial;
 
-use log::info;
-use vring_protocol::Options;
+use alloc::vec::Vec;
+use core::ops::Range;
 
-use crate::{report::Report, suites};
-pub(crate) use acpi::Firmware;
+use log::info;
+use vring_protocol::{Event, Options, VERSION};
+
+use crate::report::{self, Report};
+use crate::suites;
+use acpi::Firmware;
+use pci::ConfigSpace;
 
 /// What bring-up found out and the suites use.
 pub(crate) struct Machine {
     /// What the ACPI tables said.
     pub(crate) firmware: Firmware,
+    /// All memory that there is: what is elsewhere may be a device's.
+    pub(crate) ram: Vec<Range<u64>>,
+    /// PCI configuration space.
+    pub(crate) pci: ConfigSpace,
     /// Bytes of heap at boot.
     pub(crate) heap_bytes: usize,
 }
@@ -56,9 +67,16 @@ extern "C" fn main(start_info: u32) -> ! {
     info!("heap: {} MiB", heap_bytes >> 20);
 
     let machine = Machine {
+        ram: boot.ram(),
+        pci: ConfigSpace::new(&firmware.ecam),
         firmware,
         heap_bytes,
     };
+    report::event(&Event::Hello {
+        version: VERSION,
+        arch: "x86_64".into(),
+        pci_access: machine.pci.name().into(),
+    });
     let mut report = Report::new();
     match Options::parse(&command_line) {
         Ok(options) => suites::run(&machine, &options, &mut report),

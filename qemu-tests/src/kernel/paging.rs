@@ -16,6 +16,9 @@ unsafe extern "C" {
     static stack_guard: u8;
 }
 
+/// The end of what can be mapped to itself: the lower half of the address space.
+pub(super) const HIGHEST: u64 = 1 << 47;
+
 /// Serialises changes of the page tables.
 static TABLES: Mutex<()> = Mutex::new(());
 

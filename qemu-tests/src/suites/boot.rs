@@ -18,6 +18,7 @@ pub(crate) fn run(machine: &Machine, report: &mut Report) {
     timer_interrupts(report);
     acpi(machine, report);
     device_memory(report);
+    pci(machine, report);
 }
 
 /// The heap gives back distinct memory and takes it back.
@@ -120,4 +121,30 @@ fn device_memory(report: &mut Report) {
         &seen,
         "kernel/platform.rs",
     );
+}
+
+/// Configuration space shows the host bridge, and every function only once.
+fn pci(machine: &Machine, report: &mut Report) {
+    const HOST_BRIDGE: u32 = 0x06_00_00;
+    let found: Vec<_> = machine.pci.functions().collect();
+    let mut addresses: Vec<_> = found.iter().map(|function| function.address).collect();
+    addresses.sort();
+    addresses.dedup();
+    let bridge = found.iter().any(|function| function.class == HOST_BRIDGE);
+    report.check(
+        "boot_pci",
+        bridge && addresses.len() == found.len(),
+        "a host bridge, and every function once",
+        &format!("{found:x?}"),
+        "kernel/pci.rs",
+    );
+    for function in found {
+        log::info!(
+            "{}: {:04x}:{:04x} class {:06x}",
+            function.address,
+            function.vendor,
+            function.device,
+            function.class
+        );
+    }
 }
