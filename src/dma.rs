@@ -64,7 +64,7 @@ impl<P: Platform> Drop for DmaRegion<P> {
 }
 
 /// Maps the longest prefix of a segment that is contiguous for the device.
-#[inline]
+#[inline(always)]
 pub(crate) fn map<P: Platform>(platform: &P, segment: Segment) -> Result<Mapping, DmaError> {
     let asked = segment.len().min(u32::MAX as usize) as u32;
     let buf = NonNull::slice_from_raw_parts(segment.ptr(), asked as usize);
