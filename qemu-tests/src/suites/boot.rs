@@ -42,7 +42,7 @@ fn heap(machine: &Machine, report: &mut Report) {
         intact,
         "blocks that keep their bytes, half the heap in one",
         &format!("{} bytes of heap", machine.heap_bytes),
-        "kernel/heap.rs",
+        "qemu-tests/src/kernel/heap.rs",
     );
 }
 
@@ -58,7 +58,7 @@ fn clock_advances(report: &mut Report) {
         monotonic && !last.is_zero(),
         "never back, and not zero",
         &format!("{last:?}"),
-        "kernel/clock.rs",
+        "qemu-tests/src/kernel/clock.rs",
     );
 }
 
@@ -76,7 +76,7 @@ fn timer_interrupts(report: &mut Report) {
         raised > 0 && waited >= WAIT && waited < LATE,
         "an interrupt of the APIC timer after 20 ms",
         &format!("{raised} interrupts in {waited:?}"),
-        "kernel/local_apic.rs, kernel/idle.rs",
+        "qemu-tests/src/kernel/idle.rs",
     );
 }
 
@@ -88,7 +88,7 @@ fn acpi(machine: &Machine, report: &mut Report) {
         firmware.local_apic != 0 && !firmware.io_apics.is_empty(),
         "a local APIC and an I/O APIC",
         &format!("{firmware:x?}"),
-        "kernel/acpi.rs",
+        "qemu-tests/src/kernel/acpi.rs",
     );
 }
 
@@ -119,7 +119,7 @@ fn device_memory(report: &mut Report) {
         good && Identity::DIRECT,
         "zeroed, aligned, at the device's address",
         &seen,
-        "kernel/platform.rs",
+        "qemu-tests/src/kernel/platform.rs",
     );
 }
 
@@ -136,7 +136,7 @@ fn pci(machine: &Machine, report: &mut Report) {
         bridge && addresses.len() == found.len(),
         "a host bridge, and every function once",
         &format!("{found:x?}"),
-        "kernel/pci.rs",
+        "qemu-tests/src/kernel/pci.rs",
     );
     for function in found {
         log::info!(
