@@ -22,6 +22,8 @@ mod shared;
 #[allow(unsafe_code)] // every load and store of a device register
 mod mmio;
 
+pub mod adapter;
+pub mod device;
 pub mod features;
 pub mod init;
 pub mod ring;

@@ -1,9 +1,8 @@
 //! The value that tells a device of new buffers.
 
 use core::fmt;
-use core::ptr::NonNull;
 
-use crate::mmio;
+use crate::mmio::Register;
 
 /// Rings one queue of one device: a place, and the value that belongs there.
 ///
@@ -18,21 +17,13 @@ pub struct Doorbell {
 
 #[derive(Clone, Copy)]
 enum Place {
-    Register(NonNull<u16>),
+    Register(Register<u16>),
     Function(fn(usize, u16), usize),
 }
 
-// SAFETY: a ring is a single store to a device register, which any core may do at any time, or a
-// call of a plain function with a plain number.
-#[allow(unsafe_code)] // moved out of reach of the compiler's own derivation by the raw address
-unsafe impl Send for Doorbell {}
-// SAFETY: as for `Send`: `ring` takes no exclusive access.
-#[allow(unsafe_code)] // as above
-unsafe impl Sync for Doorbell {}
-
 impl Doorbell {
     /// A 16-bit little-endian register that takes `value`.
-    pub(crate) const fn register(register: NonNull<u16>, value: u16) -> Self {
+    pub(crate) const fn register(register: Register<u16>, value: u16) -> Self {
         Self {
             place: Place::Register(register),
             value,
@@ -53,7 +44,7 @@ impl Doorbell {
     #[inline]
     pub fn ring(&self) {
         match self.place {
-            Place::Register(register) => mmio::doorbell(register, self.value),
+            Place::Register(register) => register.store(self.value),
             Place::Function(function, context) => function(context, self.value),
         }
     }
@@ -62,7 +53,7 @@ impl Doorbell {
 impl fmt::Debug for Doorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Place::Register(at) => write!(f, "Doorbell({at:p} <- {})", self.value),
+            Place::Register(at) => write!(f, "Doorbell({at:?} <- {})", self.value),
             Place::Function(_, context) => write!(f, "Doorbell(f({context:#x}, {}))", self.value),
         }
     }

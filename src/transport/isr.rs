@@ -1,9 +1,8 @@
 //! The value that an interrupt handler holds.
 
 use core::fmt;
-use core::ptr::NonNull;
 
-use crate::mmio;
+use crate::mmio::Register;
 
 bitflags::bitflags! {
     /// Why a device interrupted (VIRTIO 1.4, 4.1.4.5). Empty: it was another device on the line.
@@ -26,21 +25,13 @@ pub struct Isr {
 }
 
 enum Source {
-    Register(NonNull<u8>),
+    Register(Register<u8>),
     Function(fn(usize) -> u8, usize),
 }
 
-// SAFETY: acknowledging is one load of a device register, which any core may do at any time, or a
-// call of a plain function with a plain number.
-#[allow(unsafe_code)] // moved out of reach of the compiler's own derivation by the raw address
-unsafe impl Send for Isr {}
-// SAFETY: as for `Send`.
-#[allow(unsafe_code)] // as above
-unsafe impl Sync for Isr {}
-
 impl Isr {
     /// An 8-bit register whose reading acknowledges.
-    pub(crate) const fn register(register: NonNull<u8>) -> Self {
+    pub(crate) const fn register(register: Register<u8>) -> Self {
         Self {
             source: Source::Register(register),
         }
@@ -59,7 +50,7 @@ impl Isr {
     #[inline]
     pub fn ack(&self) -> Interrupt {
         Interrupt::from_bits_retain(match self.source {
-            Source::Register(register) => mmio::read_isr(register),
+            Source::Register(register) => register.load(),
             Source::Function(function, context) => function(context),
         })
     }

@@ -15,9 +15,10 @@ mod isr;
 
 use core::fmt;
 
-use crate::features::Features;
+use crate::features::{Feature, Features};
 use crate::platform::DmaAddr;
 
+pub use crate::mmio::{Native, Register, RegisterAccess, Registers};
 pub use doorbell::Doorbell;
 pub use isr::{Interrupt, Isr};
 
@@ -103,7 +104,7 @@ pub enum TransportError {
         /// The queue.
         queue: QueueIndex,
     },
-    /// The size is 0, above the device's maximum, or not a power of two.
+    /// The size is 0, above the device's maximum, or, for a split ring, not a power of two.
     QueueSize {
         /// The queue.
         queue: QueueIndex,
@@ -111,6 +112,15 @@ pub enum TransportError {
         size: u16,
         /// The device's maximum.
         max: u16,
+    },
+    /// The device did not take the size: it read back as another value.
+    QueueSizeRefused {
+        /// The queue.
+        queue: QueueIndex,
+        /// The size written.
+        size: u16,
+        /// What was read back.
+        got: u16,
     },
     /// The queue is enabled already.
     QueueInUse {
@@ -131,14 +141,28 @@ pub enum TransportError {
         /// Length of the structure in bytes.
         len: u64,
     },
+    /// The notify address of the queue is not aligned to its width.
+    NotifyMisaligned {
+        /// The queue.
+        queue: QueueIndex,
+        /// Byte offset of the doorbell in the structure.
+        offset: u64,
+    },
+    /// The interrupt vector is not one of the device's.
+    VectorOutOfRange {
+        /// The vector asked for.
+        vector: u16,
+        /// How many vectors there are.
+        vectors: u16,
+    },
     /// The device could not assign the interrupt vector: it read back as another value.
     VectorRefused {
-        /// The vector asked for.
+        /// The vector asked for (`0xffff`: none).
         vector: u16,
         /// What was read back (`0xffff`: none).
         got: u16,
     },
-    /// An interrupt vector was given to a transport that has none.
+    /// An interrupt vector was given to a transport that has none, or on which none are enabled.
     NoVectors,
     /// The range is outside the device's configuration space.
     ConfigOutOfRange {
@@ -148,6 +172,13 @@ pub enum TransportError {
         len: usize,
         /// Bytes of configuration space that the device has.
         size: usize,
+    },
+    /// The configuration field exists only with a feature that is not there.
+    FieldAbsent {
+        /// First byte of the field.
+        offset: usize,
+        /// The feature.
+        feature: Feature,
     },
     /// The configuration changed under every attempt to read it.
     ConfigUnstable,
@@ -165,9 +196,15 @@ impl fmt::Display for TransportError {
             Self::QueueSize { queue, size, max } => {
                 write!(
                     f,
-                    "{queue}: size {size} is not a power of two from 1 to {max}"
+                    "{queue}: size {size} is not a power of two from 1 to {max}, the device's \
+                     maximum"
                 )
             }
+            Self::QueueSizeRefused { queue, size, got } => write!(
+                f,
+                "{queue}: size {size} was written and {got} read back; reset the device and ask \
+                 for another size"
+            ),
             Self::QueueInUse { queue } => write!(f, "{queue} is enabled already"),
             Self::QueueNotEnabled { queue } => {
                 write!(f, "{queue} does not read back as enabled")
@@ -177,16 +214,32 @@ impl fmt::Display for TransportError {
                 "{queue}: the doorbell at offset {offset:#x} is outside the notification \
                  structure of {len:#x} bytes"
             ),
+            Self::NotifyMisaligned { queue, offset } => write!(
+                f,
+                "{queue}: the doorbell at offset {offset:#x} is not aligned to its width"
+            ),
+            Self::VectorOutOfRange { vector, vectors } => write!(
+                f,
+                "interrupt vector {vector} is not one of the device's {vectors}"
+            ),
             Self::VectorRefused { vector, got } => {
                 write!(
                     f,
-                    "the device took {got:#x} where interrupt vector {vector} was written"
+                    "the device took {got:#x} where interrupt vector {vector:#x} was written; \
+                     share vectors between queues, or do without MSI-X"
                 )
             }
-            Self::NoVectors => f.write_str("the transport has no interrupt vectors"),
+            Self::NoVectors => f.write_str(
+                "an interrupt vector was given and none are enabled: enable MSI-X first, or give \
+                 none and use the interrupt status",
+            ),
             Self::ConfigOutOfRange { offset, len, size } => write!(
                 f,
                 "{len} bytes at {offset} are outside a configuration space of {size} bytes"
+            ),
+            Self::FieldAbsent { offset, feature } => write!(
+                f,
+                "the configuration field at {offset} exists only with {feature}, which is not there"
             ),
             Self::ConfigUnstable => {
                 f.write_str("the configuration changed under every attempt to read it")
@@ -212,6 +265,7 @@ impl core::error::Error for TransportError {}
 /// 2. [`set_status`](Self::set_status) with [`Status::empty`] resets this device, and
 ///    [`status`](Self::status) then reads as empty only when the device says that the reset is
 ///    done: it uses no memory any more.
+#[allow(unsafe_code)] // declares the contract that a transport signs
 pub unsafe trait Transport {
     /// The type of the device.
     fn device_id(&self) -> DeviceId;
@@ -263,8 +317,8 @@ pub unsafe trait Transport {
     /// Bytes of device configuration space that the device has.
     fn config_size(&self) -> usize;
 
-    /// Reads device configuration: a field of 1, 2, 4 or 8 bytes by accesses of its width (two of
-    /// 4 bytes for 8), anything else byte by byte. It may tear: see [`config::read`].
+    /// Reads device configuration: an aligned field of 1, 2, 4 or 8 bytes by accesses of its width
+    /// (two of 4 bytes for 8, low half first), anything else byte by byte. It may tear: see [`config::read`].
     ///
     /// # Errors
     /// [`TransportError::ConfigOutOfRange`].
