@@ -1,2 +1,6 @@
 //! Everything a person runs.
-fn main() {}
+mod qemu;
+fn main() {
+    if qemu::init::is_init() { qemu::init::main(); }
+    qemu::rig();
+}
