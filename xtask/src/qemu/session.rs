@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
 use vring_protocol::Options;
 
 use super::channel::{Frame, LocalOutlet};
@@ -33,7 +34,7 @@ pub(crate) fn lock(out: &Path) -> Result<File, Stop> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let path = out.join(".lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match file.try_lock() {
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(Stop::missing(
             format!("{} to itself", out.display()),

@@ -268,7 +268,8 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
     if let Some(total) = found.duration_s.get("total") {
         writeln!(out, "time       {total:.0} s")?;
     }
-    for skipped in &found.skipped {
+    let failed = |what: &str| found.failures.iter().any(|failure| failure.expected == what);
+    for skipped in found.skipped.iter().filter(|skipped| !failed(&skipped.what)) {
         writeln!(
             out,
             "skipped    {}: {}\n  fix: {}",
