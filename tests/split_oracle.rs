@@ -137,8 +137,8 @@ fn start(guest: &Guest<false>, transport: OneQueue<false>, size: u16, index: u16
     let mut config = QueueConfig::new(size);
     config.start_index = index;
     let pending = negotiated.queue(QueueIndex(0), &config).unwrap();
-    let mut live = negotiated.finish().unwrap();
-    let device = live.transport_mut().queue.take().unwrap();
+    let live = negotiated.finish().unwrap();
+    let device = live.transport().queue.lock().unwrap().take().unwrap();
     let queue = pending.start(&live).unwrap();
     (live, queue, device)
 }
@@ -413,8 +413,8 @@ fn buffers_in_place_reach_the_device_in_place() {
     let mut config = QueueConfig::new(4);
     config.start_index = index;
     let pending = negotiated.queue::<InGuest>(QueueIndex(0), &config).unwrap();
-    let mut live = negotiated.finish().unwrap();
-    let mut device = live.transport_mut().queue.take().unwrap();
+    let live = negotiated.finish().unwrap();
+    let mut device = live.transport().queue.lock().unwrap().take().unwrap();
     let mut queue = pending.start(&live).unwrap();
 
     let (ptr, addr) = guest.take(64, 8).unwrap();

@@ -167,7 +167,7 @@ pub(crate) struct OneQueue<const DIRECT: bool> {
     context: usize,
     status: Status,
     /// The device's side, once the driver has enabled the queue.
-    pub(crate) queue: Option<Queue>,
+    pub(crate) queue: Mutex<Option<Queue>>,
 }
 
 impl<const DIRECT: bool> OneQueue<DIRECT> {
@@ -179,7 +179,7 @@ impl<const DIRECT: bool> OneQueue<DIRECT> {
             doorbell: |_, _| {},
             context: 0,
             status: Status::empty(),
-            queue: None,
+            queue: Mutex::new(None),
         }
     }
 
@@ -205,7 +205,7 @@ unsafe impl<const DIRECT: bool> Transport for OneQueue<DIRECT> {
     fn set_status(&mut self, status: Status) {
         self.status = status;
         if status.is_empty() {
-            self.queue = None;
+            self.queue = Mutex::new(None);
         }
     }
     fn device_features(&mut self) -> Features {
@@ -251,7 +251,7 @@ unsafe impl<const DIRECT: bool> Transport for OneQueue<DIRECT> {
                 .write_obj(self.start.to_le(), GuestAddress(area.0 + offset))
                 .unwrap();
         }
-        self.queue = Some(queue);
+        self.queue = Mutex::new(Some(queue));
         Ok(Doorbell::function(self.doorbell, self.context, 0))
     }
     fn set_config_vector(&mut self, _: Option<u16>) -> Result<(), TransportError> {
