@@ -277,7 +277,13 @@ pub struct Reset<P: Platform, T: Transport> {
 impl<P: Platform, T: Transport> Reset<P, T> {
     /// The transport, to look at what the device offers.
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut T {
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The transport. Its type is hidden, so that it cannot be exchanged for another device's.
+    #[must_use]
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut self.transport
     }
 
@@ -418,9 +424,15 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
         self.offered
     }
 
-    /// The transport, to read and write configuration.
+    /// The transport, to read configuration.
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut T {
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The transport, to write configuration. Its type is hidden: see [`Live::transport_mut`].
+    #[must_use]
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut self.transport
     }
 
@@ -743,8 +755,20 @@ impl<P: Platform, T: Transport> Live<P, T> {
 
     /// The transport, for configuration and interrupts. Writing the status is
     /// [`reset`](Self::reset)'s business.
+    ///
+    /// Its type is hidden, so that it cannot be exchanged for another device's: the reset of that
+    /// one would prove nothing about the queues of this one.
+    ///
+    /// ```compile_fail
+    /// # fn exchange<P: vring::Platform, T: vring::transport::Transport>(
+    /// #     one: &mut vring::init::Live<P, T>,
+    /// #     other: &mut vring::init::Live<P, T>,
+    /// # ) {
+    /// core::mem::swap(one.transport_mut(), other.transport_mut());
+    /// # }
+    /// ```
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut T {
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut self.transport
     }
 

@@ -379,7 +379,7 @@ fn a_seeded_villain_on_every_platform() {
         platform.assert_no_leaks();
     }
     assert!(
-        broken > seeds,
+        cfg!(miri) || broken > seeds,
         "only {broken} of {} runs met a fault",
         3 * seeds
     );
