@@ -24,14 +24,14 @@
 //! where the fault is kept.
 
 use super::counts::Counts;
-use super::format::{Format, Impossible};
+use super::format::{Format, Impossible, Poll};
 use super::packed::Packed;
 use super::split::Split;
 use super::storage::{REPLY, Slot, Storage};
 use crate::buffer::{DmaBuf, Segment};
 use crate::platform::Platform;
 use crate::shared::{PackedMemory, SplitMemory};
-use crate::transport::QueueAreas;
+use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 use crate::virtqueue::Fault;
 
 /// No slot.
@@ -135,6 +135,16 @@ pub(crate) struct ChainInfo {
     pub(crate) reply: bool,
 }
 
+impl ChainInfo {
+    /// The slot at `behind` has become the last of the chain; `next` is behind it.
+    #[inline(always)] // three moves
+    pub(crate) fn push(&mut self, next: u16) {
+        self.tail = self.behind;
+        self.behind = next;
+        self.len = self.len.wrapping_add(1);
+    }
+}
+
 impl<P: Platform, T: 'static> Ring<P, T> {
     /// An empty ring, interrupts parked.
     pub(crate) fn new(
@@ -142,7 +152,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         mut slots: Storage<Slot<T>>,
         options: RingOptions,
     ) -> Self {
-        let RingOptions { event_idx, in_order, strong, start } = options;
+        let RingOptions {
+            event_idx,
+            in_order,
+            strong,
+            start,
+        } = options;
         let num = match &memory {
             Memory::Split(memory) => memory.mask().wrapping_add(1),
             Memory::Packed(memory) => memory.num(),
@@ -153,7 +168,11 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         }
         let mut counts = Counts::new(num, start);
         let format = match memory {
-            Memory::Split(memory) => AnyFormat::Split(Split { memory, event_idx, strong }),
+            Memory::Split(memory) => AnyFormat::Split(Split {
+                memory,
+                event_idx,
+                strong,
+            }),
             Memory::Packed(memory) => {
                 AnyFormat::Packed(Packed::new(memory, event_idx, strong, &mut counts))
             }
@@ -162,7 +181,11 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             format,
             slots,
             counts,
-            order: if in_order { Order::InOrder(None) } else { Order::Any },
+            order: if in_order {
+                Order::InOrder(None)
+            } else {
+                Order::Any
+            },
             kicked: counts.next,
             start: counts.next,
             fault: None,
@@ -196,12 +219,16 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// Running count of the chains that came back.
     fn completed(&self) -> u64 {
-        self.fault.map_or(self.counts.completed, |(_, completed)| completed)
+        self.fault
+            .map_or(self.counts.completed, |(_, completed)| completed)
     }
 
     /// Chains submitted and completed since the ring was made.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        (self.counts.next.wrapping_sub(self.start), self.completed().wrapping_sub(self.start))
+        (
+            self.counts.next.wrapping_sub(self.start),
+            self.completed().wrapping_sub(self.start),
+        )
     }
 
     /// Bytes of shared memory.
@@ -209,6 +236,19 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         match &self.format {
             AnyFormat::Split(split) => split.memory.size(),
             AnyFormat::Packed(packed) => packed.memory().size(),
+        }
+    }
+
+    /// Hands the ring to a device: see [`SplitMemory::expose`].
+    pub(crate) fn expose(
+        &self,
+        transport: &mut impl Transport,
+        queue: QueueIndex,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, TransportError> {
+        match &self.format {
+            AnyFormat::Split(split) => split.memory.expose(transport, queue, vector),
+            AnyFormat::Packed(packed) => packed.memory().expose(transport, queue, vector),
         }
     }
 
@@ -223,22 +263,34 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// The slot behind `node` in its chain or in the free list.
     #[inline]
     pub(crate) fn next(&self, node: u16) -> u16 {
-        self.slots.get(usize::from(node)).map_or(NONE, |slot| slot.next)
+        self.slots
+            .get(usize::from(node))
+            .map_or(NONE, |slot| slot.next)
     }
 
     /// Takes the chain at the head of the free list, whose payload is in its slot, out of the list
     /// and enters it in the ring. Returns its running number.
     #[inline]
     pub(crate) fn commit(&mut self, chain: &ChainInfo) -> u32 {
-        let Self { format, slots, counts, .. } = self;
+        let Self {
+            format,
+            slots,
+            counts,
+            ..
+        } = self;
         if let Some(slot) = slots.get_mut(counts.free_head as usize) {
             slot.number = counts.number();
             slot.writable = chain.writable;
-            slot.tail = if chain.reply { chain.tail | REPLY } else { chain.tail };
+            slot.tail = if chain.reply {
+                chain.tail | REPLY
+            } else {
+                chain.tail
+            };
             slot.chain = chain.len;
             slot.pieces = chain.pieces;
         }
-        with_format!(format, format => counts.enter(format, chain.len, chain.behind))
+        let head = counts.head();
+        with_format!(format, format => counts.enter(format, head, chain.len, chain.behind))
     }
 
     /// Makes all committed chains visible: one release store.
@@ -251,9 +303,14 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// Publishes, and says whether the device wants to be told, and what a doorbell says then;
     /// `None` when there is nothing new.
-    #[inline]
+    #[inline(always)] // one of two
     pub(crate) fn kick_prepare(&mut self) -> Option<(bool, u16)> {
-        let Self { format, counts, kicked, .. } = self;
+        let Self {
+            format,
+            counts,
+            kicked,
+            ..
+        } = self;
         let since = counts.next.wrapping_sub(*kicked);
         if since == 0 {
             return None;
@@ -269,7 +326,13 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// The next chain that came back, without looking where that is known.
     #[inline(always)] // a chain is large, and is taken apart at once
     pub(crate) fn pop(&mut self) -> Result<Option<Used<T>>, Fault> {
-        let Self { format, slots, counts, order, .. } = self;
+        let Self {
+            format,
+            slots,
+            counts,
+            order,
+            ..
+        } = self;
         let taken = with_format!(format, format => pop(format, slots, counts, order));
         match taken {
             Ok(used) => Ok(used),
@@ -317,7 +380,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[inline(never)]
     pub(crate) fn broken(&mut self, fault: Fault) -> Fault {
         log::warn!("virtqueue broken until reset: {fault}");
-        let Self { format, counts, order, .. } = self;
+        let Self {
+            format,
+            counts,
+            order,
+            ..
+        } = self;
         self.fault.get_or_insert((fault, counts.completed));
         counts.free = 0;
         if order.is_pending() {
@@ -348,7 +416,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// The pieces of the chain that starts, or started last, in a slot.
     pub(crate) fn pieces(&self, slot: u16) -> u16 {
-        self.slots.get(usize::from(slot)).map_or(0, |slot| slot.pieces)
+        self.slots
+            .get(usize::from(slot))
+            .map_or(0, |slot| slot.pieces)
     }
 }
 
@@ -389,37 +459,63 @@ fn pop<F: Format, T>(
     order: &mut Order,
 ) -> Result<Option<Used<T>>, Trouble> {
     let pending = F::BATCH_IS_ONE_LOOK && order.is_pending();
-    if !pending && !format.poll(counts)? {
-        return Ok(None);
+    if !pending {
+        match format.poll(counts) {
+            Poll::Ready => {}
+            Poll::Empty => return Ok(None),
+            Poll::Impossible(impossible) => return Err(impossible.into()),
+        }
     }
-    Ok(Some(counts.take(format, slots, order)?))
+    let taken = match order {
+        Order::Any => counts.take_any(format, slots),
+        Order::InOrder(batch) => counts.take_in_order(format, slots, batch),
+    };
+    Ok(Some(taken?))
+}
+
+/// Gives every chain that has come back to `f`; how many there were.
+#[inline(always)] // or the counts are not in registers
+pub(crate) fn drain<F: Format, T>(
+    format: &F,
+    slots: &mut [Slot<T>],
+    counts: &mut Counts,
+    order: &mut Order,
+    mut f: impl FnMut(Used<T>),
+) -> Result<usize, Trouble> {
+    let most = format.glance(counts)?;
+    let mut drained = 0usize;
+    match order {
+        Order::Any => {
+            while (drained as u64) < most && format.more(counts) {
+                let used = counts.take_any(format, slots)?;
+                drained = drained.wrapping_add(1);
+                f(used);
+            }
+        }
+        Order::InOrder(batch) => {
+            while (drained as u64) < most
+                && ((F::BATCH_IS_ONE_LOOK && batch.is_some()) || format.more(counts))
+            {
+                let used = counts.take_in_order(format, slots, batch)?;
+                drained = drained.wrapping_add(1);
+                f(used);
+            }
+        }
+    }
+    Ok(drained)
 }
 
 impl Counts {
-    /// Enters the chain of `len` descriptors at the head of the free list in the ring, and cuts it
-    /// off the list before `behind`. Returns its running number.
+    /// Enters the chain of `len` descriptors at `head`, the head of the free list, in the ring, and
+    /// cuts it off the list before `behind`. Returns its running number.
     #[inline(always)] // the counts are in registers
-    pub(crate) fn enter<F: Format>(&mut self, format: &F, len: u16, behind: u16) -> u32 {
-        let number = self.number();
-        format.enter(self, self.free_head as u16, len);
+    pub(crate) fn enter<F: Format>(&mut self, format: &F, head: u16, len: u16, behind: u16) -> u32 {
+        let next = self.next;
+        format.enter(self, head, len);
         self.free_head = behind.into();
         self.free = self.free.wrapping_sub(len.into());
-        self.next = self.next.wrapping_add(1);
-        number
-    }
-
-    /// Takes the next chain that came back, when the format says that there is one.
-    #[inline(always)] // a chain is large, and is taken apart at once
-    pub(crate) fn take<F: Format, T>(
-        &mut self,
-        format: &F,
-        slots: &mut [Slot<T>],
-        order: &mut Order,
-    ) -> Result<Used<T>, Fault> {
-        match order {
-            Order::Any => self.take_any(format, slots),
-            Order::InOrder(batch) => self.take_in_order(format, slots, batch),
-        }
+        self.next = next.wrapping_add(1);
+        next as u32
     }
 
     /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
@@ -433,7 +529,10 @@ impl Counts {
     ) -> Result<Used<T>, Fault> {
         let (id, claimed) = format.element(self);
         let Some(slot) = slots.get_mut(id as usize) else {
-            return Err(Fault::UsedIdOutOfRange { id, size: format.num() });
+            return Err(Fault::UsedIdOutOfRange {
+                id,
+                size: format.num(),
+            });
         };
         if !self.was_published(slot.number) {
             return Err(Fault::UsedIdNotInFlight { id });
@@ -454,7 +553,15 @@ impl Counts {
         self.completed = self.completed.wrapping_add(1);
         format.pass(self, chain);
         let (slot, written) = (id as u16, claimed.min(writable));
-        Ok(Used { payload, slot, number, written, claimed, reply, assumed: false })
+        Ok(Used {
+            payload,
+            slot,
+            number,
+            written,
+            claimed,
+            reply,
+            assumed: false,
+        })
     }
 
     /// The oldest chain, which is the one that the device names, or was skipped by it.
@@ -470,7 +577,10 @@ impl Counts {
             None => {
                 let (id, len) = format.element(self);
                 let Some(slot) = slots.get(id as usize) else {
-                    return Err(Fault::UsedIdOutOfRange { id, size: format.num() });
+                    return Err(Fault::UsedIdOutOfRange {
+                        id,
+                        size: format.num(),
+                    });
                 };
                 if slot.payload.is_none() || !self.was_published(slot.number) {
                     return Err(Fault::UsedIdNotInFlight { id });
@@ -491,12 +601,22 @@ impl Counts {
         let reply = slot.tail & REPLY != 0;
         let tail = slot.tail & !REPLY;
         let claimed = if assumed { writable } else { len };
-        self.oldest = slots.get(usize::from(tail)).map_or(0, |tail| tail.next.into());
+        self.oldest = slots
+            .get(usize::from(tail))
+            .map_or(0, |tail| tail.next.into());
         self.free = self.free.wrapping_add(chain.into());
         self.completed = self.completed.wrapping_add(1);
         format.pass(self, chain);
         let (slot, written) = (id as u16, claimed.min(writable));
-        Ok(Used { payload, slot, number, written, claimed, reply, assumed })
+        Ok(Used {
+            payload,
+            slot,
+            number,
+            written,
+            claimed,
+            reply,
+            assumed,
+        })
     }
 
     /// Whether the chain with this running number was visible to the device.

@@ -24,6 +24,16 @@ pub(crate) struct Impossible {
     pub(crate) seen: u16,
 }
 
+/// What a look for completions found.
+pub(crate) enum Poll {
+    /// One is there.
+    Ready,
+    /// None is there.
+    Empty,
+    /// What cannot be.
+    Impossible(Impossible),
+}
+
 /// One of the two ring formats: shared memory, and how it is written and read.
 pub(crate) trait Format {
     /// In order: the device writes one element for a batch of chains, and nothing for the others.
@@ -41,8 +51,8 @@ pub(crate) trait Format {
     /// Takes back the first `len` descriptors of a chain that is not to be.
     fn retract(&self, counts: &Counts, len: u16);
 
-    /// Enters the chain of `len` descriptors of slot `head` as the next one.
-    fn enter(&self, counts: &mut Counts, head: u16, len: u16);
+    /// Enters the chain of `len` descriptors of slot `head`, with running number `next`.
+    fn enter(&self, counts: &mut Counts, next: u64, head: u16, len: u16);
 
     /// Makes all entered chains visible: one release store.
     fn publish(&self, counts: &mut Counts);
@@ -54,7 +64,7 @@ pub(crate) trait Format {
     fn more(&self, counts: &mut Counts) -> bool;
 
     /// Whether a chain has come back, from what is known or by looking.
-    fn poll(&self, counts: &mut Counts) -> Result<bool, Impossible>;
+    fn poll(&self, counts: &mut Counts) -> Poll;
 
     /// The id and the length of the chain that came back.
     fn element(&self, counts: &Counts) -> (u32, u32);

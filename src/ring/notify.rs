@@ -21,7 +21,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use crate::mmio::{fence_from_device, fence_to_device};
+use crate::mmio::{fence_from_device, fence_to_device, fence_with_device};
 use crate::platform::Platform;
 use crate::ring::layout::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY};
 use crate::shared::{PackedMemory, SplitMemory};
@@ -35,11 +35,24 @@ pub const fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
+/// Whether the order that a device needs is more than the order that another CPU needs. On x86 and
+/// riscv the same instructions give both.
+const STRONGER: bool = cfg!(target_arch = "aarch64");
+
+/// The fence between writing our word and reading the other side's.
+#[inline(always)] // one instruction
+fn full_fence(strong: bool) {
+    fence(Ordering::SeqCst);
+    if STRONGER && strong {
+        fence_with_device();
+    }
+}
+
 /// Makes all chains before `idx` visible: the release store orders every earlier write to
 /// descriptors, ring entries and buffers before the index. The device acquires the index.
 #[inline]
 pub(crate) fn publish_split<P: Platform>(memory: &SplitMemory<P>, idx: u16, strong: bool) {
-    if strong {
+    if STRONGER && strong {
         fence_to_device();
     }
     memory.set_avail_idx_release(idx);
@@ -55,7 +68,7 @@ pub(crate) fn publish_packed<P: Platform>(
     word: u64,
     strong: bool,
 ) {
-    if strong {
+    if STRONGER && strong {
         fence_to_device();
     }
     memory.set_word_release(at, word);
@@ -66,7 +79,7 @@ pub(crate) fn publish_packed<P: Platform>(
 #[inline]
 pub(crate) fn look_split<P: Platform>(memory: &SplitMemory<P>, strong: bool) -> u16 {
     let idx = memory.used_idx_acquire();
-    if strong {
+    if STRONGER && strong {
         fence_from_device();
     }
     idx
@@ -78,7 +91,7 @@ pub(crate) fn look_split<P: Platform>(memory: &SplitMemory<P>, strong: bool) -> 
 #[inline]
 pub(crate) fn look_packed<P: Platform>(memory: &PackedMemory<P>, at: u32, strong: bool) -> u64 {
     let word = memory.word_acquire(at);
-    if strong {
+    if STRONGER && strong {
         fence_from_device();
     }
     word
@@ -97,8 +110,9 @@ pub(crate) fn wants_kick_split<P: Platform>(
     idx: u16,
     since: u64,
     event_idx: bool,
+    strong: bool,
 ) -> bool {
-    fence(Ordering::SeqCst);
+    full_fence(strong);
     if event_idx {
         // The window test knows distances below 65536 only; beyond, the event was passed.
         since > u64::from(u16::MAX)
@@ -124,8 +138,9 @@ pub(crate) fn wants_kick_packed<P: Platform>(
     at: u16,
     since: u32,
     num: u32,
+    strong: bool,
 ) -> bool {
-    fence(Ordering::SeqCst);
+    full_fence(strong);
     let event = memory.device_event();
     match (event >> 16) as u16 & 3 {
         EVENT_DISABLE => false,
@@ -160,6 +175,7 @@ pub(crate) fn arm_split<P: Platform>(
     last: u16,
     ahead: u16,
     event_idx: bool,
+    strong: bool,
 ) -> bool {
     // Without an event index there is no "later".
     let ahead = if event_idx { ahead } else { 0 };
@@ -168,7 +184,7 @@ pub(crate) fn arm_split<P: Platform>(
     } else {
         memory.set_avail_flags(0);
     }
-    fence(Ordering::SeqCst);
+    full_fence(strong);
     memory.used_idx_acquire().wrapping_sub(last) > ahead
 }
 
@@ -179,12 +195,13 @@ pub(crate) fn arm_packed<P: Platform>(
     memory: &PackedMemory<P>,
     event: Option<u16>,
     at: u32,
+    strong: bool,
 ) -> u64 {
     memory.set_driver_event(match event {
         Some(event) => u32::from(EVENT_DESC) << 16 | u32::from(event),
         None => u32::from(EVENT_ENABLE) << 16,
     });
-    fence(Ordering::SeqCst);
+    full_fence(strong);
     memory.word_acquire(at)
 }
 

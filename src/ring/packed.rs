@@ -18,7 +18,7 @@
 //! load of a word, with acquire, is the whole check whether a chain has come back.
 
 use super::counts::{Counts, NEVER};
-use super::format::{Format, Impossible, Piece};
+use super::format::{Format, Impossible, Piece, Poll};
 use super::notify;
 use crate::platform::Platform;
 use crate::shared::PackedMemory;
@@ -61,7 +61,12 @@ impl<P: Platform> Packed<P> {
             counts.avail_flags ^= AVAIL | USED;
             counts.used_flags ^= AVAIL | USED;
         }
-        Self { memory, num, event_idx, strong }
+        Self {
+            memory,
+            num,
+            event_idx,
+            strong,
+        }
     }
 
     pub(super) fn memory(&self) -> &PackedMemory<P> {
@@ -115,7 +120,7 @@ impl<P: Platform> Format for Packed<P> {
     }
 
     #[inline(always)] // a few additions
-    fn enter(&self, counts: &mut Counts, _: u16, len: u16) {
+    fn enter(&self, counts: &mut Counts, _: u64, _: u16, len: u16) {
         let len = u32::from(len);
         counts.since = counts.since.saturating_add(len);
         counts.avail_at = counts.avail_at.wrapping_add(len);
@@ -148,14 +153,14 @@ impl<P: Platform> Format for Packed<P> {
     }
 
     #[inline(always)] // the empty look ends every loop
-    fn poll(&self, counts: &mut Counts) -> Result<bool, Impossible> {
+    fn poll(&self, counts: &mut Counts) -> Poll {
         if self.more(counts) && counts.with_device() != 0 {
-            return Ok(true);
+            return Poll::Ready;
         }
         if counts.used_flags == NEVER {
-            return Err(Impossible { seen: 0 });
+            return Poll::Impossible(Impossible { seen: 0 });
         }
-        Ok(false)
+        Poll::Empty
     }
 
     #[inline(always)] // two shifts
@@ -176,7 +181,7 @@ impl<P: Platform> Format for Packed<P> {
     fn wants_kick(&self, counts: &mut Counts, _: u64) -> bool {
         let since = core::mem::take(&mut counts.since);
         let at = Self::off_wrap(counts.avail_at, counts.avail_flags & AVAIL != 0);
-        notify::wants_kick_packed(&self.memory, at, since, self.num)
+        notify::wants_kick_packed(&self.memory, at, since, self.num, self.strong)
     }
 
     fn arm(&self, counts: &Counts, delayed: bool) -> bool {
@@ -190,7 +195,7 @@ impl<P: Platform> Format for Packed<P> {
             }
         }
         let event = self.event_idx.then(|| Self::off_wrap(event.0, event.1));
-        let word = notify::arm_packed(&self.memory, event, counts.used_at);
+        let word = notify::arm_packed(&self.memory, event, counts.used_at, self.strong);
         (word >> 48) as u16 & (AVAIL | USED) == counts.used_flags && counts.with_device() != 0
     }
 

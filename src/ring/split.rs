@@ -16,7 +16,7 @@
 //! already is not written again, and its line stays with the device.
 
 use super::counts::Counts;
-use super::format::{Format, Impossible, Piece};
+use super::format::{Format, Impossible, Piece, Poll};
 use super::notify;
 use crate::platform::Platform;
 use crate::shared::SplitMemory;
@@ -39,7 +39,8 @@ impl<P: Platform> Format for Split<P> {
     #[inline(always)] // a few stores
     fn describe(&self, _: &mut Counts, _: u16, node: u16, _: u16, piece: Piece, next: u16) {
         let Piece { addr, len, flags } = piece;
-        self.memory.set_descriptor(node.into(), addr, len, flags, next);
+        self.memory
+            .set_descriptor(node.into(), addr, len, flags, next);
     }
 
     #[inline]
@@ -48,8 +49,8 @@ impl<P: Platform> Format for Split<P> {
     }
 
     #[inline(always)] // one store
-    fn enter(&self, counts: &mut Counts, head: u16, _: u16) {
-        self.memory.set_avail_entry(counts.next as u32, head);
+    fn enter(&self, _: &mut Counts, next: u64, head: u16, _: u16) {
+        self.memory.set_avail_entry(next as u32, head);
     }
 
     #[inline(always)] // one store
@@ -59,13 +60,15 @@ impl<P: Platform> Format for Split<P> {
 
     #[inline(always)] // the empty look ends every loop
     fn glance(&self, counts: &mut Counts) -> Result<u64, Impossible> {
+        // Read before the acquire, which would have them read again.
+        let (completed, with_device) = (counts.completed, counts.with_device());
         let seen = notify::look_split(&self.memory, self.strong);
-        let new = u64::from(seen.wrapping_sub(counts.completed as u16));
+        let new = u64::from(seen.wrapping_sub(completed as u16));
         // Signed: a poisoned count is ahead of everything that was published.
-        if new as i64 > counts.with_device() as i64 {
+        if new as i64 > with_device as i64 {
             return Err(Impossible { seen });
         }
-        counts.seen = counts.completed.wrapping_add(new);
+        counts.seen = completed.wrapping_add(new);
         Ok(new)
     }
 
@@ -75,11 +78,15 @@ impl<P: Platform> Format for Split<P> {
     }
 
     #[inline(always)] // the empty look ends every loop
-    fn poll(&self, counts: &mut Counts) -> Result<bool, Impossible> {
+    fn poll(&self, counts: &mut Counts) -> Poll {
         if counts.seen != counts.completed {
-            return Ok(true);
+            return Poll::Ready;
         }
-        Ok(self.glance(counts)? != 0)
+        match self.glance(counts) {
+            Ok(0) => Poll::Empty,
+            Ok(_) => Poll::Ready,
+            Err(impossible) => Poll::Impossible(impossible),
+        }
     }
 
     #[inline(always)] // two loads
@@ -92,15 +99,21 @@ impl<P: Platform> Format for Split<P> {
 
     #[inline(always)] // decides every kick
     fn wants_kick(&self, counts: &mut Counts, chains: u64) -> bool {
-        notify::wants_kick_split(&self.memory, counts.next as u16, chains, self.event_idx)
+        let (event_idx, strong) = (self.event_idx, self.strong);
+        notify::wants_kick_split(&self.memory, counts.next as u16, chains, event_idx, strong)
     }
 
     #[inline]
     fn arm(&self, counts: &Counts, delayed: bool) -> bool {
-        let ahead = if delayed { counts.with_device() as u16 / 4 * 3 } else { 0 };
+        let ahead = if delayed {
+            counts.with_device() as u16 / 4 * 3
+        } else {
+            0
+        };
         let ready = counts.seen.wrapping_sub(counts.completed);
         let last = counts.completed as u16;
-        notify::arm_split(&self.memory, last, ahead, self.event_idx) || ready > u64::from(ahead)
+        let (event_idx, strong) = (self.event_idx, self.strong);
+        notify::arm_split(&self.memory, last, ahead, event_idx, strong) || ready > u64::from(ahead)
     }
 
     #[inline]

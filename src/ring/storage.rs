@@ -19,10 +19,14 @@ pub struct Slot<T> {
     pub(crate) tail: u16,
     /// Descriptors of the chain that starts here.
     pub(crate) chain: u16,
+    /// Its pieces, and [`INDIRECT`] when they are in a table.
+    pub(crate) pieces: u16,
 }
 
 /// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
 pub(crate) const REPLY: u16 = 0x8000;
+/// In [`Slot::pieces`]: they are in the slot's indirect table. No chain has so many.
+pub(crate) const INDIRECT: u16 = 0x8000;
 
 impl<T> Slot<T> {
     /// An empty slot.
@@ -35,6 +39,7 @@ impl<T> Slot<T> {
             next: 0,
             tail: 0,
             chain: 0,
+            pieces: 0,
         }
     }
 }
@@ -66,7 +71,7 @@ pub(crate) enum Storage<S: 'static> {
 impl<S: 'static> Storage<S> {
     /// `num` fresh elements on the heap.
     #[cfg(feature = "alloc")]
-    pub(crate) fn heap(num: u16, fresh: impl Fn() -> S) -> Self {
+    pub(crate) fn heap(num: usize, fresh: impl Fn() -> S) -> Self {
         Self::Heap((0..num).map(|_| fresh()).collect())
     }
 }

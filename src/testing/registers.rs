@@ -326,13 +326,13 @@ impl Registers {
     }
 
     /// The driver rings a doorbell. Whether the device heeds it.
-    pub(super) fn kick(&mut self, index: QueueIndex, epoch: usize, value: u16) -> bool {
+    pub(super) fn kick(&mut self, index: QueueIndex, epoch: usize, value: u32) -> bool {
         if epoch != self.epoch {
             self.stale_kicks += 1;
             return false;
         }
         *self.kicks.entry(index.0).or_default() += 1;
-        if value != index.0 {
+        if value & 0xffff != u32::from(index.0) {
             self.violation("bug-28", format!("the doorbell of {index} took {value}"));
         }
         if !self.status.contains(Status::DRIVER_OK) {

@@ -254,19 +254,15 @@ impl<A: RegisterAccess> PciTransport<A> {
 
     /// The doorbell of the selected queue (4.1.4.4 and 4.1.5.2).
     fn doorbell(&self, queue: QueueIndex) -> Result<Doorbell, TransportError> {
-        if self.accepted.has(Feature::NOTIFICATION_DATA) {
-            let what = "VIRTIO_F_NOTIFICATION_DATA";
-            return Err(TransportError::Unsupported { what });
-        }
+        let with_data = self.accepted.has(Feature::NOTIFICATION_DATA);
         let notify_off = self.access.read16(common!(self.queue_notify_off));
         // 16 bits by 32 bits: no overflow in 64.
         let offset = u64::from(notify_off) * u64::from(self.notify_off_multiplier);
         let len = self.notify.len() as u64;
-        if offset + 2 > len {
+        let width = if with_data { 4 } else { 2 };
+        if offset + width > len {
             return Err(TransportError::NotifyOutOfRange { queue, offset, len });
         }
-        let place = self.notify.register(offset as usize);
-        let place = place.ok_or(TransportError::NotifyMisaligned { queue, offset })?;
         let value = if self.accepted.has(Feature::NOTIF_CONFIG_DATA) {
             let data = self.common_registers.register(QUEUE_NOTIF_CONFIG_DATA);
             let data = data.ok_or(TransportError::Unsupported {
@@ -276,7 +272,17 @@ impl<A: RegisterAccess> PciTransport<A> {
         } else {
             queue.0
         };
-        Ok(self.access.doorbell(place, value))
+        let (offset, misaligned) = (
+            offset as usize,
+            TransportError::NotifyMisaligned { queue, offset },
+        );
+        if with_data {
+            let place = self.notify.register(offset).ok_or(misaligned)?;
+            Ok(self.access.doorbell_with_data(place, value))
+        } else {
+            let place = self.notify.register(offset).ok_or(misaligned)?;
+            Ok(self.access.doorbell(place, value))
+        }
     }
 
     /// Checks a range of device configuration.
