@@ -22,10 +22,14 @@
 
 use crate::buffer::{DmaBuf, Segment};
 use crate::platform::Platform;
+use crate::ring::layout::MAX_QUEUE_SIZE;
 use crate::ring::notify;
 use crate::ring::storage::{REPLY, Slot, Storage};
 use crate::shared::SplitMemory;
 use crate::virtqueue::Fault;
+
+#[cfg(test)]
+mod tests;
 
 /// No slot.
 const NONE: u16 = u16::MAX;
@@ -127,6 +131,12 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
         self.counts.free_head as u16
     }
 
+    /// The number of the next chain.
+    #[inline]
+    pub(crate) fn number(&self) -> u32 {
+        self.counts.number()
+    }
+
     /// Chains with the device, or on their way to it.
     #[inline]
     pub(crate) fn outstanding(&self) -> u16 {
@@ -181,7 +191,6 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
         let counts = &mut self.counts;
         let head = counts.free_head as usize;
         if let Some(slot) = self.slots.get_mut(head) {
-            slot.number = counts.next as u32;
             slot.writable = chain.writable;
             slot.tail = if chain.reply {
                 chain.tail | REPLY
@@ -417,10 +426,10 @@ impl Counts {
                 size: memory.mask().wrapping_add(1),
             });
         };
-        let age = (self.published as u32)
-            .wrapping_sub(slot.number)
-            .wrapping_sub(1);
-        if age > u32::MAX / 2 {
+        // What was not published is not the device's to return: numbers from `published` to that of
+        // the next chain, which a buffer has whose mapping panicked. No more chains than
+        // descriptors are unpublished. All other numbers are in the past, however long ago.
+        if slot.number.wrapping_sub(self.published as u32) <= MAX_QUEUE_SIZE.into() {
             return Err(Fault::UsedIdNotInFlight { id });
         }
         let Some(payload) = slot.payload.take() else {

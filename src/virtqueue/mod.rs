@@ -39,7 +39,7 @@ use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, DmaError, Mapping, Platform};
 use crate::ring::layout::DescriptorFlags;
 use crate::ring::split::{ChainInfo, Counts, SplitRing, Used};
-use crate::ring::storage::{Slot, Storage};
+use crate::ring::storage::{Parked, Slot, Storage};
 use crate::shared::{CellMemory, SplitMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex};
 
@@ -473,12 +473,16 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         if needed > usize::from(self.ring.free()) {
             return Err(self.no_room(buf, needed));
         }
-        let head = self.ring.head();
+        let (head, number) = (self.ring.head(), self.ring.number());
         let Some(slot) = self.ring.slots.get_mut(usize::from(head)) else {
             return Err(self.no_room(buf, needed));
         };
         slot.park(buf);
-        match self.lay(header, segments, reply, head) {
+        slot.number = number;
+        let laying = Laying(self, head);
+        let laid = laying.0.lay(header, segments, reply, head);
+        core::mem::forget(laying);
+        match laid {
             Ok(chain) => Ok(Ticket::new(head, self.ring.commit(chain))),
             Err(why) => match self.ring.take_back(head) {
                 Some(buf) => Err(Rejected { buf, why }),
@@ -586,7 +590,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         // VIRTIO 1.4, 2.7.5.2: no chain of more than 2^32 bytes, which a queue of one segment
         // cannot make.
         if chain.len == 0 {
-            return Err(Reject::Empty { index: 0 });
+            let empty = Reject::Empty { index: 0 };
+            return Err(self.ring.fault().map_or(empty, Reject::Broken));
         }
         if total > 1 << 32 {
             return Err(self.unwind(head, chain.len, Reject::TooLong { bytes: total }));
@@ -682,6 +687,24 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     }
 }
 
+/// A chain that is being laid. Should the platform panic, its mappings end, and its buffer is
+/// dropped; otherwise this is forgotten.
+struct Laying<'a, P: Platform, B: DmaBuf>(&'a mut Core<P, B>, u16);
+
+impl<P: Platform, B: DmaBuf> Drop for Laying<'_, P, B> {
+    #[cold]
+    fn drop(&mut self) {
+        let Self(core, head) = self;
+        let mut node = *head;
+        for _ in 0..core.mappings.len() {
+            // Of the nodes in the free list, only those of this chain have mappings.
+            core.unmap(node, 0);
+            node = core.ring.next(node);
+        }
+        drop(core.ring.withdraw(*head));
+    }
+}
+
 /// Submits a buffer of one segment on a platform that maps nothing: the slot is looked up once, and
 /// one descriptor is written.
 #[inline(always)] // or the slot and the counts go through memory
@@ -693,7 +716,8 @@ fn add_one<P: Platform, B: DmaBuf>(
     buf: B,
 ) -> Result<Ticket, Rejected<B>> {
     let head = counts.head();
-    let segment = slot.park(buf).segment(0);
+    let parked = Parked(slot);
+    let segment = parked.0.park(buf).segment(0);
     let len = segment.len();
     let why = if len.wrapping_sub(1) < u32::MAX as usize {
         match dma::map(platform, segment) {
@@ -705,11 +729,13 @@ fn add_one<P: Platform, B: DmaBuf>(
                     DescriptorFlags::empty()
                 };
                 memory.set_descriptor(head.into(), mapping.addr.0, mapping.len, flags.bits(), 0);
-                slot.number = counts.number();
-                slot.writable = if writable { mapping.len } else { 0 };
-                slot.tail = head;
-                slot.chain = 1;
-                return Ok(Ticket::new(head, counts.enter(memory, 1, slot.next)));
+                parked.0.number = counts.number();
+                parked.0.writable = if writable { mapping.len } else { 0 };
+                parked.0.tail = head;
+                parked.0.chain = 1;
+                let next = parked.0.next;
+                core::mem::forget(parked);
+                return Ok(Ticket::new(head, counts.enter(memory, 1, next)));
             }
             Ok(mapping) => split_mapping(len, mapping),
             Err(error) => Reject::Map(error),
@@ -717,7 +743,7 @@ fn add_one<P: Platform, B: DmaBuf>(
     } else {
         bad_length(0, len)
     };
-    match slot.payload.take() {
+    match parked.0.payload.take() {
         Some(buf) => Err(Rejected { buf, why }),
         // The buffer was parked above.
         None => Ok(Ticket::new(head, 0)),
