@@ -54,6 +54,17 @@ impl<T> Slot<T> {
     }
 }
 
+/// A slot whose payload is in no chain yet: it leaves the slot when this is dropped, by a panic of
+/// the platform too. [`forget`](core::mem::forget) it when the chain is complete.
+pub(crate) struct Parked<'a, T>(pub(crate) &'a mut Slot<T>);
+
+impl<T> Drop for Parked<'_, T> {
+    #[inline(always)] // it is empty, but for panics
+    fn drop(&mut self) {
+        self.0.payload = None;
+    }
+}
+
 impl<T> Default for Slot<T> {
     fn default() -> Self {
         Self::new()

@@ -170,12 +170,21 @@ pub(crate) fn config(size: u16, start: u16) -> QueueConfig {
     config
 }
 
+/// A device whose indices start where the driver's do.
+pub(crate) fn device<K: Kind>(
+    platform: &Fake<K>,
+    features: Features,
+    config: &QueueConfig,
+) -> FakeDevice {
+    FakeDevice::new(platform.bus(), DeviceId::NETWORK)
+        .offer(features)
+        .queues(&[32768])
+        .start_index(Q, config.start_index)
+}
+
 impl<K: Kind> Rig<K> {
     pub(crate) fn new(platform: &Fake<K>, features: Features, config: &QueueConfig) -> Self {
-        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
-            .offer(features)
-            .queues(&[32768])
-            .start_index(Q, config.start_index);
+        let device = device(platform, features, config);
         let (live, queue) = start(platform, &device, config);
         Self {
             platform: platform.clone(),
