@@ -89,18 +89,18 @@ pub(crate) struct Ring<P: Platform, T: 'static> {
 
 /// How chains come back.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Order {
-    /// In any order.
-    Any,
-    /// As they went. The last of the batch that the device returned, and its length.
-    InOrder(Option<(u32, u32)>),
+pub(crate) struct Order {
+    /// As they went, and not in any order.
+    in_order: bool,
+    /// The last of the batch that the device returned in order, and its length.
+    batch: Option<(u32, u32)>,
 }
 
 impl Order {
     /// Whether chains of a batch are still to be taken.
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
-        matches!(self, Self::InOrder(Some(_)))
+        self.in_order && self.batch.is_some()
     }
 }
 
@@ -108,7 +108,7 @@ impl Order {
 pub(crate) struct Used<T> {
     pub(crate) payload: T,
     pub(crate) slot: u16,
-    pub(crate) number: u32,
+    pub(crate) number: u64,
     /// Bytes written, by the device's word and no more than the chain holds.
     pub(crate) written: u32,
     /// Bytes written, by the device's word.
@@ -181,10 +181,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             format,
             slots,
             counts,
-            order: if in_order {
-                Order::InOrder(None)
-            } else {
-                Order::Any
+            order: Order {
+                in_order,
+                batch: None,
             },
             kicked: counts.next,
             start: counts.next,
@@ -271,15 +270,16 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Takes the chain at the head of the free list, whose payload is in its slot, out of the list
     /// and enters it in the ring. Returns its running number.
     #[inline]
-    pub(crate) fn commit(&mut self, chain: &ChainInfo) -> u32 {
+    pub(crate) fn commit(&mut self, chain: &ChainInfo) -> u64 {
         let Self {
             format,
             slots,
             counts,
             ..
         } = self;
-        if let Some(slot) = slots.get_mut(counts.free_head as usize) {
-            slot.number = counts.number();
+        let (next, head) = (counts.next, counts.head());
+        if let Some(slot) = slots.get_mut(usize::from(head)) {
+            slot.number = next;
             slot.writable = chain.writable;
             slot.tail = if chain.reply {
                 chain.tail | REPLY
@@ -289,8 +289,8 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             slot.chain = chain.len;
             slot.pieces = chain.pieces;
         }
-        let head = counts.head();
-        with_format!(format, format => counts.enter(format, head, chain.len, chain.behind))
+        with_format!(format, format => counts.enter(format, next, head, chain.len, chain.behind));
+        next
     }
 
     /// Makes all committed chains visible: one release store.
@@ -388,9 +388,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         } = self;
         self.fault.get_or_insert((fault, counts.completed));
         counts.free = 0;
-        if order.is_pending() {
-            *order = Order::InOrder(None);
-        }
+        order.batch = None;
         with_format!(format, format => format.poison(counts));
         fault
     }
@@ -451,8 +449,9 @@ impl From<Fault> for Trouble {
     }
 }
 
+/// The next chain that came back.
 #[inline(always)] // a chain is large, and is taken apart at once
-fn pop<F: Format, T>(
+pub(crate) fn pop<F: Format, T>(
     format: &F,
     slots: &mut [Slot<T>],
     counts: &mut Counts,
@@ -466,9 +465,10 @@ fn pop<F: Format, T>(
             Poll::Impossible(impossible) => return Err(impossible.into()),
         }
     }
-    let taken = match order {
-        Order::Any => counts.take_any(format, slots),
-        Order::InOrder(batch) => counts.take_in_order(format, slots, batch),
+    let taken = if order.in_order {
+        counts.take_in_order(format, slots, &mut order.batch)
+    } else {
+        counts.take_any(format, slots)
     };
     Ok(Some(taken?))
 }
@@ -484,38 +484,41 @@ pub(crate) fn drain<F: Format, T>(
 ) -> Result<usize, Trouble> {
     let most = format.glance(counts)?;
     let mut drained = 0usize;
-    match order {
-        Order::Any => {
-            while (drained as u64) < most && format.more(counts) {
-                let used = counts.take_any(format, slots)?;
-                drained = drained.wrapping_add(1);
-                f(used);
-            }
+    if order.in_order {
+        let batch = &mut order.batch;
+        while (drained as u64) < most
+            && ((F::BATCH_IS_ONE_LOOK && batch.is_some()) || format.more(counts))
+        {
+            let used = counts.take_in_order(format, slots, batch)?;
+            drained = drained.wrapping_add(1);
+            f(used);
         }
-        Order::InOrder(batch) => {
-            while (drained as u64) < most
-                && ((F::BATCH_IS_ONE_LOOK && batch.is_some()) || format.more(counts))
-            {
-                let used = counts.take_in_order(format, slots, batch)?;
-                drained = drained.wrapping_add(1);
-                f(used);
-            }
+    } else {
+        while (drained as u64) < most && format.more(counts) {
+            let used = counts.take_any(format, slots)?;
+            drained = drained.wrapping_add(1);
+            f(used);
         }
     }
     Ok(drained)
 }
 
 impl Counts {
-    /// Enters the chain of `len` descriptors at `head`, the head of the free list, in the ring, and
-    /// cuts it off the list before `behind`. Returns its running number.
+    /// Enters the chain of `len` descriptors at `head`, the head of the free list, with running
+    /// number `next`, in the ring, and cuts it off the list before `behind`.
     #[inline(always)] // the counts are in registers
-    pub(crate) fn enter<F: Format>(&mut self, format: &F, head: u16, len: u16, behind: u16) -> u32 {
-        let next = self.next;
-        format.enter(self, head, len);
+    pub(crate) fn enter<F: Format>(
+        &mut self,
+        format: &F,
+        next: u64,
+        head: u16,
+        len: u16,
+        behind: u16,
+    ) {
+        format.enter(self, next, head, len);
         self.free_head = behind.into();
         self.free = self.free.wrapping_sub(len.into());
         self.next = next.wrapping_add(1);
-        next as u32
     }
 
     /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
@@ -543,7 +546,7 @@ impl Counts {
         let (number, writable, chain) = (slot.number, slot.writable, slot.chain);
         let reply = slot.tail & REPLY != 0;
         let tail = slot.tail & !REPLY;
-        if u32::from(tail) == id {
+        if chain == 1 {
             slot.next = self.free_head as u16;
         } else if let Some(tail) = slots.get_mut(usize::from(tail)) {
             tail.next = self.free_head as u16;
@@ -620,10 +623,9 @@ impl Counts {
     }
 
     /// Whether the chain with this running number was visible to the device.
-    #[inline(always)] // two instructions
-    fn was_published(&self, number: u32) -> bool {
-        let age = (self.published as u32).wrapping_sub(number).wrapping_sub(1);
-        age <= u32::MAX / 2
+    #[inline(always)] // a comparison
+    fn was_published(&self, number: u64) -> bool {
+        number < self.published
     }
 }
 

@@ -74,10 +74,10 @@ impl Counts {
         self.free
     }
 
-    /// Low half of the running number of the next chain.
+    /// Running number of the next chain.
     #[inline]
-    pub(crate) fn number(&self) -> u32 {
-        self.next as u32
+    pub(crate) fn next(&self) -> u64 {
+        self.next
     }
 
     /// Chains that the device may have used: published, and not come back.

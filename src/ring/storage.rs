@@ -9,8 +9,8 @@ use core::ops::{Deref, DerefMut};
 pub struct Slot<T> {
     /// The buffer of the chain that starts here, while it is with the device.
     pub(crate) payload: Option<T>,
-    /// Low half of the chain's running number.
-    pub(crate) number: u32,
+    /// The chain's running number.
+    pub(crate) number: u64,
     /// Bytes of the chain that the device may write.
     pub(crate) writable: u32,
     /// The next free slot, or the next of the same chain.

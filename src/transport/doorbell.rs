@@ -27,7 +27,8 @@ enum Place {
 
 impl Doorbell {
     /// A 16-bit little-endian register that takes `value`.
-    pub(crate) const fn register(register: Register<u16>, value: u16) -> Self {
+    #[must_use]
+    pub const fn register(register: Register<u16>, value: u16) -> Self {
         Self {
             place: Place::Register(register),
             value,
@@ -36,8 +37,9 @@ impl Doorbell {
     }
 
     /// A 32-bit little-endian register that takes `value` and, in its high half, the position of
-    /// the queue.
-    pub(crate) const fn register_with_data(register: Register<u32>, value: u16) -> Self {
+    /// the queue (`VIRTIO_F_NOTIFICATION_DATA`: VIRTIO 1.4, 2.9).
+    #[must_use]
+    pub const fn register_with_data(register: Register<u32>, value: u16) -> Self {
         Self {
             place: Place::Wide(register),
             value,

@@ -11,12 +11,12 @@ use crate::shared::Cells;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
     slot: u16,
-    number: u32,
+    number: u64,
 }
 
 impl Ticket {
     #[inline]
-    pub(crate) fn new(slot: u16, number: u32) -> Self {
+    pub(crate) fn new(slot: u16, number: u64) -> Self {
         Self { slot, number }
     }
 

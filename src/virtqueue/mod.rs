@@ -39,7 +39,7 @@ use crate::dma::{Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, Mapping, Platform};
 use crate::ring::Counts;
-use crate::ring::core::{Ring, Used, burst, drain, with_format};
+use crate::ring::core::{Ring, Used, burst, drain, pop, with_format};
 use crate::ring::format::Format;
 use crate::ring::storage::{Slot, Storage};
 use crate::shared::{CellMemory, TableMemory};
@@ -385,10 +385,34 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline(always)]
     pub fn next_completion(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
         let core = &mut *self.core;
-        match core.ring.pop()? {
-            None => Ok(None),
-            Some(used) => Ok(Some(core.complete(used))),
+        if !P::DIRECT {
+            return Ok(core.ring.pop()?.map(|used| core.complete(used)));
         }
+        let Core {
+            ring,
+            cells,
+            overruns,
+            ..
+        } = core;
+        let Ring {
+            format,
+            slots,
+            counts,
+            order,
+            ..
+        } = ring;
+        let trouble = with_format!(format, format => match pop(format, slots, counts, order) {
+            Ok(None) => return Ok(None),
+            Ok(Some(used)) => {
+                if used.claimed > used.written {
+                    *overruns = overruns.wrapping_add(1);
+                }
+                let cells = if used.reply { cells.as_ref() } else { None };
+                return Ok(Some(Completion::new(used, cells.map(CellMemory::view))));
+            }
+            Err(trouble) => trouble,
+        });
+        Err(core.ring.trouble(trouble))
     }
 
     /// Gives every buffer that has come back to `f`, and returns how many. It reads the device's

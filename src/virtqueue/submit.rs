@@ -17,7 +17,7 @@ use crate::ring::Counts;
 use crate::ring::core::{ChainInfo, with_format};
 use crate::ring::format::{Format, Piece};
 use crate::ring::layout::DescriptorFlags;
-use crate::ring::storage::{INDIRECT, Slot};
+use crate::ring::storage::{INDIRECT, Parked, Slot};
 use crate::shared::TableMemory;
 
 /// Pieces from which on a table is worth its extra line of cache.
@@ -37,6 +37,8 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
     buf: B,
 ) -> Result<Ticket, Rejected<B>> {
     let head = counts.head();
+    let parked = Parked(slot);
+    let slot = &mut *parked.0;
     let segment = slot.park(buf).segment(0);
     let len = segment.len();
     let why = if len.wrapping_sub(1) < u32::MAX as usize {
@@ -44,18 +46,17 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
             Ok(mapping) if mapping.len as usize == len => {
                 let writable = segment.direction() == Direction::Writable;
                 let flags = if writable { WRITE } else { 0 };
-                let piece = Piece {
-                    addr: mapping.addr.0,
-                    len: mapping.len,
-                    flags,
-                };
-                format.describe(counts, head, head, 0, piece, 0);
-                slot.number = counts.number();
-                slot.writable = if writable { mapping.len } else { 0 };
+                let (addr, len) = (mapping.addr.0, mapping.len);
+                format.describe(counts, head, head, 0, Piece { addr, len, flags }, 0);
+                let next = counts.next();
+                slot.number = next;
+                slot.writable = if writable { len } else { 0 };
                 slot.tail = head;
                 slot.chain = 1;
-                let number = counts.enter(format, head, 1, slot.next);
-                return Ok(Ticket::new(head, number));
+                let behind = slot.next;
+                core::mem::forget(parked);
+                counts.enter(format, next, head, 1, behind);
+                return Ok(Ticket::new(head, next));
             }
             Ok(mapping) => split_mapping(len, mapping),
             Err(error) => Reject::Map(error),
@@ -110,16 +111,18 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             return Err(self.no_room(buf, needed));
         };
         slot.park(buf);
-        let mut laid = self.lay(header, segments, reply, head, table);
+        let laying = Laying(self, head);
+        let mut laid = laying.0.lay(header, segments, reply, head, table);
         if let Err(Abandoned {
             table_full: true,
             ref chain,
             ..
         }) = laid
         {
-            self.unwind(head, chain);
-            laid = self.lay(header, segments, reply, head, false);
+            laying.0.unwind(head, chain);
+            laid = laying.0.lay(header, segments, reply, head, false);
         }
+        core::mem::forget(laying);
         match laid {
             Ok(chain) => Ok(Ticket::new(head, self.ring.commit(&chain))),
             Err(Abandoned { why, chain, .. }) => {
@@ -239,7 +242,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             )?;
         }
         if chain.pieces & !INDIRECT == 0 {
-            return Err((Reject::Empty { index: 0 }, false));
+            let empty = Reject::Empty { index: 0 };
+            return Err((self.ring.fault().map_or(empty, Reject::Broken), false));
         }
         // VIRTIO 1.4, 2.7.5.2: no chain of more than 2^32 bytes.
         if total > 1 << 32 {
@@ -482,6 +486,29 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             written = written.wrapping_sub(self.unmap(place, written));
             node = self.ring.next(node);
         }
+    }
+}
+
+/// A chain that is being laid. Should the platform panic, its mappings end, and its buffer is
+/// dropped; otherwise this is forgotten.
+struct Laying<'a, P: Platform, B: DmaBuf>(&'a mut Core<P, B>, u16);
+
+impl<P: Platform, B: DmaBuf> Drop for Laying<'_, P, B> {
+    #[cold]
+    fn drop(&mut self) {
+        let Self(core, head) = self;
+        let per_slot = core.mappings_per_slot();
+        let free = core.ring.free();
+        let mut node = *head;
+        for _ in 0..free {
+            // Of the free slots, only those of this chain have mappings.
+            for piece in 0..per_slot {
+                core.unmap(usize::from(node) * per_slot + piece, 0);
+            }
+            node = core.ring.next(node);
+        }
+        // What was written of it must not look available.
+        drop(core.ring.take_back(*head, free));
     }
 }
 
