@@ -376,17 +376,17 @@ fn queues_are_set_up_between_features_and_driver_ok() {
         Err(TransportError::QueueInUse { .. })
     ));
     assert_eq!(rogue.found(), ["bug-66"]);
-    doorbell.ring();
+    doorbell.ring(0);
     assert_eq!(rogue.found(), ["LC-007"], "bug class 33");
     rogue.status(&[15]);
-    doorbell.ring();
+    doorbell.ring(0);
     assert!(rogue.found().is_empty());
     assert_eq!(rogue.device.kicks(Q), 2);
     let _ = rogue.enable(8);
     assert_eq!(rogue.found(), ["LC-002g", "bug-66"]);
 
     rogue.status(&[0]);
-    doorbell.ring();
+    doorbell.ring(0);
     assert!(rogue.found().is_empty());
     assert_eq!((rogue.device.kicks(Q), rogue.device.stale_kicks()), (2, 1));
 }

@@ -302,7 +302,7 @@ fn nobody_sleeps_for_ever(features: usize) {
     const REQUESTS: u64 = 150_000;
     let (doorbell, interrupt) = (2 * features, &BELLS[2 * features + 1]);
     let guest = Guest::new();
-    let ring: fn(usize, u16) = |bell, _| BELLS[bell].ring();
+    let ring: fn(usize, u32) = |bell, _| BELLS[bell].ring();
     let transport = OneQueue::new(&guest, RINGS[features], 0).doorbell(ring, doorbell);
     let (live, mut queue, mut device) = start(&guest, transport, 16, 0);
     let memory = guest.memory().clone();

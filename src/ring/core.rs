@@ -129,6 +129,8 @@ pub(crate) struct ChainInfo {
     pub(crate) len: u16,
     /// Its pieces: as many as descriptors, or those in an indirect table.
     pub(crate) pieces: u16,
+    /// They are in the slot's indirect table.
+    pub(crate) table: bool,
     /// Bytes that the device may write.
     pub(crate) writable: u32,
     /// It ends with a reply cell.
@@ -287,7 +289,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
                 chain.tail
             };
             slot.chain = chain.len;
-            slot.pieces = chain.pieces;
+            slot.set_pieces(chain.pieces, chain.table);
         }
         with_format!(format, format => counts.enter(format, next, head, chain.len, chain.behind));
         next
@@ -412,11 +414,11 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         self.slots.get_mut(usize::from(slot))?.payload.take()
     }
 
-    /// The pieces of the chain that starts, or started last, in a slot.
-    pub(crate) fn pieces(&self, slot: u16) -> u16 {
-        self.slots
-            .get(usize::from(slot))
-            .map_or(0, |slot| slot.pieces)
+    /// The pieces of the chain that starts, or started last, in a slot, and whether they are in its
+    /// table.
+    pub(crate) fn pieces(&self, slot: u16) -> (u16, bool) {
+        let slot = self.slots.get(usize::from(slot));
+        slot.map_or((0, false), Slot::pieces)
     }
 }
 

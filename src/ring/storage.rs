@@ -19,14 +19,14 @@ pub struct Slot<T> {
     pub(crate) tail: u16,
     /// Descriptors of the chain that starts here.
     pub(crate) chain: u16,
-    /// Its pieces, and [`INDIRECT`] when they are in a table.
-    pub(crate) pieces: u16,
+    /// Its pieces; [`INDIRECT`] more when they are in a table.
+    pieces: u16,
 }
 
 /// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
 pub(crate) const REPLY: u16 = 0x8000;
-/// In [`Slot::pieces`]: they are in the slot's indirect table. No chain has so many.
-pub(crate) const INDIRECT: u16 = 0x8000;
+/// The most pieces that a chain has in the ring; one in a table has fewer.
+const INDIRECT: u16 = 0x8000;
 
 impl<T> Slot<T> {
     /// An empty slot.
@@ -51,6 +51,26 @@ impl<T> Slot<T> {
     pub(crate) fn park(&mut self, payload: T) -> &mut T {
         core::mem::forget(self.payload.take());
         self.payload.insert(payload)
+    }
+}
+
+impl<T> Slot<T> {
+    /// Notes how many pieces the chain has that starts here.
+    pub(crate) fn set_pieces(&mut self, pieces: u16, table: bool) {
+        self.pieces = if table {
+            pieces.wrapping_add(INDIRECT)
+        } else {
+            pieces
+        };
+    }
+
+    /// How many pieces the chain has that starts here, and whether they are in a table.
+    pub(crate) fn pieces(&self) -> (u16, bool) {
+        match self.pieces.checked_sub(INDIRECT) {
+            // A table has at least two entries.
+            Some(pieces) if pieces != 0 => (pieces, true),
+            _ => (self.pieces, false),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ring::Counts;
 use crate::ring::core::{ChainInfo, with_format};
 use crate::ring::format::{Format, Piece};
 use crate::ring::layout::DescriptorFlags;
-use crate::ring::storage::{INDIRECT, Parked, Slot};
+use crate::ring::storage::{Parked, Slot};
 use crate::shared::TableMemory;
 
 /// Pieces from which on a table is worth its extra line of cache.
@@ -127,11 +127,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             Ok(chain) => Ok(Ticket::new(head, self.ring.commit(&chain))),
             Err(Abandoned { why, chain, .. }) => {
                 self.unwind(head, &chain);
-                let len = if chain.pieces & INDIRECT == 0 {
-                    chain.pieces
-                } else {
-                    1
-                };
+                let len = if chain.table { 1 } else { chain.pieces };
                 match self.ring.take_back(head, len) {
                     Some(buf) => Err(Rejected { buf, why }),
                     // The slot was filled above. Should it be empty, the ring is broken now, and
@@ -152,12 +148,12 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         head: u16,
         table: bool,
     ) -> Result<ChainInfo, Abandoned> {
-        let pieces = if table { INDIRECT } else { 0 };
         let mut chain = ChainInfo {
             tail: head,
             behind: head,
             len: 0,
-            pieces,
+            pieces: 0,
+            table,
             writable: 0,
             reply,
         };
@@ -241,7 +237,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
                 true,
             )?;
         }
-        if chain.pieces & !INDIRECT == 0 {
+        if chain.pieces == 0 {
             let empty = Reject::Empty { index: 0 };
             return Err((self.ring.fault().map_or(empty, Reject::Broken), false));
         }
@@ -305,8 +301,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// Whether another piece fits.
     #[inline]
     fn check_room(&self, chain: &ChainInfo) -> Result<(), (Reject, bool)> {
-        let pieces = chain.pieces & !INDIRECT;
-        let table = chain.pieces & INDIRECT != 0;
+        let (pieces, table) = (chain.pieces, chain.table);
         let room = match &self.tables {
             Some(tables) if table => tables.entries(),
             _ => self.ring.free(),
@@ -321,10 +316,10 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn mapping_place(&self, chain: &ChainInfo, head: u16) -> usize {
         let per_slot = self.mappings_per_slot();
-        if chain.pieces & INDIRECT == 0 {
-            usize::from(chain.behind) * per_slot
+        if chain.table {
+            usize::from(head) * per_slot + usize::from(chain.pieces)
         } else {
-            usize::from(head) * per_slot + usize::from(chain.pieces & !INDIRECT)
+            usize::from(chain.behind) * per_slot
         }
     }
 
@@ -347,8 +342,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         if !last {
             piece.flags |= NEXT;
         }
-        if chain.pieces & INDIRECT != 0 {
-            self.put_in_table(chain.pieces & !INDIRECT, head, piece);
+        if chain.table {
+            self.put_in_table(chain.pieces, head, piece);
             chain.pieces = chain.pieces.wrapping_add(1);
             return Ok(());
         }
@@ -386,14 +381,10 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// Writes the one descriptor in the ring that stands for a table.
     #[inline]
     fn close_table(&mut self, chain: &mut ChainInfo, head: u16) {
-        let Some(tables) = self
-            .tables
-            .as_ref()
-            .filter(|_| chain.pieces & INDIRECT != 0)
-        else {
+        let Some(tables) = self.tables.as_ref().filter(|_| chain.table) else {
             return;
         };
-        let len = u32::from(chain.pieces & !INDIRECT) * 16;
+        let len = u32::from(chain.pieces) * 16;
         let flags = DescriptorFlags::INDIRECT.bits();
         let piece = Piece {
             addr: tables.addr(head),
@@ -439,21 +430,21 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     fn unwind(&mut self, head: u16, chain: &ChainInfo) {
         if !P::DIRECT {
             // The piece that failed may have been mapped and not been written.
-            for piece in (0..=(chain.pieces & !INDIRECT)).rev() {
-                let place = self.piece_place(head, chain.pieces, piece);
+            for piece in (0..=chain.pieces).rev() {
+                let place = self.piece_place(head, chain.table, piece);
                 self.unmap(place, 0);
             }
         }
     }
 
     /// Where the mapping of piece `piece` of the chain in slot `head` is kept.
-    fn piece_place(&self, head: u16, pieces: u16, piece: u16) -> usize {
+    fn piece_place(&self, head: u16, table: bool, piece: u16) -> usize {
         let per_slot = self.mappings_per_slot();
-        if pieces & INDIRECT == 0 {
+        if table {
+            usize::from(head) * per_slot + usize::from(piece)
+        } else {
             let node = (0..piece).fold(head, |node, _| self.ring.next(node));
             usize::from(node) * per_slot
-        } else {
-            usize::from(head) * per_slot + usize::from(piece)
         }
     }
 
@@ -474,14 +465,14 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
 
     /// Unmaps the chain in slot `head`, which the device has returned with `written` bytes.
     pub(super) fn unmap_chain(&mut self, head: u16, mut written: u32) {
-        let pieces = self.ring.pieces(head);
+        let (pieces, table) = self.ring.pieces(head);
         let per_slot = self.mappings_per_slot();
         let mut node = head;
-        for piece in 0..pieces & !INDIRECT {
-            let place = if pieces & INDIRECT == 0 {
-                usize::from(node) * per_slot
-            } else {
+        for piece in 0..pieces {
+            let place = if table {
                 usize::from(head) * per_slot + usize::from(piece)
+            } else {
+                usize::from(node) * per_slot
             };
             written = written.wrapping_sub(self.unmap(place, written));
             node = self.ring.next(node);

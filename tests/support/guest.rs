@@ -163,7 +163,7 @@ pub(crate) struct OneQueue<const DIRECT: bool> {
     guest: Guest<DIRECT>,
     offered: Features,
     start: u16,
-    doorbell: fn(usize, u16),
+    doorbell: fn(usize, u32),
     context: usize,
     status: Status,
     /// The device's side, once the driver has enabled the queue.
@@ -184,7 +184,7 @@ impl<const DIRECT: bool> OneQueue<DIRECT> {
     }
 
     /// Has `function` called with `context` for each doorbell.
-    pub(crate) fn doorbell(mut self, function: fn(usize, u16), context: usize) -> Self {
+    pub(crate) fn doorbell(mut self, function: fn(usize, u32), context: usize) -> Self {
         (self.doorbell, self.context) = (function, context);
         self
     }
