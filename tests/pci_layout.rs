@@ -36,8 +36,7 @@ fn error(config: &FakeConfig) -> PciError {
 fn mapped(config: &FakeConfig) -> Vec<(u64, usize)> {
     let fake = Fake::new();
     open(config, &fake).expect("accepted");
-    let mapped = fake.model().mapped.clone();
-    mapped
+    std::mem::take(&mut fake.model().mapped)
 }
 
 #[test]

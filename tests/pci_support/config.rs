@@ -206,7 +206,10 @@ impl FakeConfig {
     }
 
     fn get(&self, address: Address, at: u16, width: u16) -> u32 {
-        assert!(at < 4096 && at % width == 0, "read of {width} at {at:#x}");
+        assert!(
+            at < 4096 && at.is_multiple_of(width),
+            "read of {width} at {at:#x}"
+        );
         *self.reads.borrow_mut() += 1;
         let functions = self.functions.borrow();
         let Some(function) = functions.get(&address) else {
@@ -219,7 +222,10 @@ impl FakeConfig {
     }
 
     fn put(&self, address: Address, at: u16, width: u16, value: u32) {
-        assert!(at < 4096 && at % width == 0, "write of {width} at {at:#x}");
+        assert!(
+            at < 4096 && at.is_multiple_of(width),
+            "write of {width} at {at:#x}"
+        );
         self.writes.borrow_mut().push((at, width, value));
         if let Some(function) = self.functions.borrow_mut().get_mut(&address) {
             function.write(at, width, value);
