@@ -287,7 +287,11 @@ unsafe impl<B: DmaBuf, const N: usize> DmaBuf for [B; N] {
 
 /// Memory that the caller manages: a page of a page cache, a static region, firmware memory.
 #[derive(Debug)]
-pub struct RawBuf(Segment);
+pub struct RawBuf {
+    ptr: NonNull<u8>,
+    /// Twice the length, and 1 when writable: no block is longer than half the address space.
+    len_and_direction: usize,
+}
 
 impl RawBuf {
     /// Lends `len` bytes from `ptr`.
@@ -296,17 +300,29 @@ impl RawBuf {
     /// The bytes are initialised, valid for reads (and for writes, when writable), and nobody else
     /// uses them against the direction, until the value comes back from the queue or, when it is
     /// never given to one, until it is dropped. When a queue reports them as leaked, that is for
-    /// ever.
+    /// ever. `len` is at most `isize::MAX`, as in any block of memory.
     #[must_use]
     pub const unsafe fn new(ptr: NonNull<u8>, len: usize, direction: Direction) -> Self {
-        // SAFETY: the caller promises the same.
-        Self(unsafe { Segment::new(ptr, len, direction) })
+        let len_and_direction = len << 1 | matches!(direction, Direction::Writable) as usize;
+        Self {
+            ptr,
+            len_and_direction,
+        }
     }
 
     /// The memory.
+    #[inline]
     #[must_use]
     pub const fn segment(&self) -> Segment {
-        self.0
+        let direction = match self.len_and_direction & 1 {
+            0 => Direction::Readable,
+            _ => Direction::Writable,
+        };
+        Segment {
+            ptr: self.ptr,
+            len: self.len_and_direction >> 1,
+            direction,
+        }
     }
 }
 
@@ -322,7 +338,7 @@ unsafe impl DmaBuf for RawBuf {
 
     #[inline]
     fn segment(&mut self, _index: usize) -> Segment {
-        self.0
+        Self::segment(self)
     }
 }
 

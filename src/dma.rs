@@ -64,7 +64,7 @@ impl<P: Platform> Drop for DmaRegion<P> {
 }
 
 /// Maps the longest prefix of a segment that is contiguous for the device.
-#[inline]
+#[inline(always)]
 pub(crate) fn map<P: Platform>(platform: &P, segment: Segment) -> Result<Mapping, DmaError> {
     let asked = segment.len().min(u32::MAX as usize) as u32;
     let buf = NonNull::slice_from_raw_parts(segment.ptr(), asked as usize);
@@ -129,5 +129,68 @@ impl<T: OnLeak> DerefMut for Leaky<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         &mut self.0
+    }
+}
+
+/// Where a [`Lent`] value goes when it is dropped.
+pub(crate) trait Home<T> {
+    /// Takes the value back.
+    fn take_back(self, value: T);
+}
+
+/// A value that goes home when it is dropped.
+pub(crate) struct Lent<T, H: Home<T>> {
+    value: ManuallyDrop<T>,
+    home: ManuallyDrop<H>,
+}
+
+impl<T, H: Home<T>> Lent<T, H> {
+    pub(crate) fn new(value: T, home: H) -> Self {
+        Self {
+            value: ManuallyDrop::new(value),
+            home: ManuallyDrop::new(home),
+        }
+    }
+
+    /// Where it would go.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn home(&self) -> &H {
+        &self.home
+    }
+
+    /// Takes both apart: the value does not go home.
+    pub(crate) fn into_parts(self) -> (T, H) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again but for the other field, and its `drop` does not run.
+        let value = unsafe { ManuallyDrop::take(&mut this.value) };
+        // SAFETY: as above.
+        let home = unsafe { ManuallyDrop::take(&mut this.home) };
+        (value, home)
+    }
+}
+
+impl<T, H: Home<T>> Drop for Lent<T, H> {
+    fn drop(&mut self) {
+        // SAFETY: this is `drop`: neither field is used again.
+        let value = unsafe { ManuallyDrop::take(&mut self.value) };
+        // SAFETY: as above.
+        let home = unsafe { ManuallyDrop::take(&mut self.home) };
+        home.take_back(value);
+    }
+}
+
+impl<T, H: Home<T>> Deref for Lent<T, H> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T, H: Home<T>> DerefMut for Lent<T, H> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
     }
 }

@@ -748,6 +748,13 @@ impl<P: Platform, T: Transport> Live<P, T> {
         &mut self.transport
     }
 
+    /// Gives the transport back, and leaves the device as it is: its queues can never be taken
+    /// apart then.
+    #[must_use]
+    pub fn into_transport(self) -> T {
+        self.transport
+    }
+
     /// The platform.
     #[must_use]
     pub fn platform(&self) -> &P {

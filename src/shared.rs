@@ -27,7 +27,7 @@ pub(crate) struct SplitMemory<P: Platform> {
     desc: NonNull<u64>,
     avail: NonNull<u16>,
     used: NonNull<u8>,
-    mask: u16,
+    mask: u32,
     layout: layout::Layout,
     region: DmaRegion<P>,
 }
@@ -56,7 +56,7 @@ impl<P: Platform> SplitMemory<P> {
             desc: desc.cast(),
             avail: avail.cast(),
             used,
-            mask: num - 1,
+            mask: u32::from(num) - 1,
             layout,
             region,
         })
@@ -65,7 +65,7 @@ impl<P: Platform> SplitMemory<P> {
     /// Queue size less one.
     #[inline]
     pub(crate) fn mask(&self) -> u16 {
-        self.mask
+        self.mask as u16
     }
 
     /// Bytes of the block.
@@ -93,14 +93,14 @@ impl<P: Platform> SplitMemory<P> {
     ) -> Result<Doorbell, TransportError> {
         // SAFETY: the areas are those of this ring, and its owners (`Virtqueue` and those before
         // it) leak it rather than drop it without proof of a reset.
-        unsafe { transport.enable_queue(queue, self.mask + 1, &self.areas(), vector) }
+        unsafe { transport.enable_queue(queue, self.mask() + 1, &self.areas(), vector) }
     }
 
     /// Writes a descriptor: two stores.
     #[inline]
-    pub(crate) fn set_descriptor(&self, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
+    pub(crate) fn set_descriptor(&self, index: u32, addr: u64, len: u32, flags: u16, next: u16) {
         let second = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
-        let offset = usize::from(index & self.mask) * 2;
+        let offset = (index & self.mask) as usize * 2;
         // SAFETY: invariant 1: the index is masked.
         let first = unsafe { self.desc.add(offset) };
         // SAFETY: invariant 1: a descriptor has two words.
@@ -123,8 +123,8 @@ impl<P: Platform> SplitMemory<P> {
 
     /// Writes an entry of the available ring.
     #[inline]
-    pub(crate) fn set_avail_entry(&self, index: u16, head: u16) {
-        self.avail_word(usize::from(index & self.mask) + 2)
+    pub(crate) fn set_avail_entry(&self, index: u32, head: u16) {
+        self.avail_word((index & self.mask) as usize + 2)
             .store(head.to_le(), Ordering::Relaxed);
     }
 
@@ -143,7 +143,7 @@ impl<P: Platform> SplitMemory<P> {
     /// Writes `used_event`.
     #[inline]
     pub(crate) fn set_used_event(&self, event: u16) {
-        self.avail_word(usize::from(self.mask) + 3)
+        self.avail_word(self.mask as usize + 3)
             .store(event.to_le(), Ordering::Relaxed);
     }
 
@@ -170,14 +170,14 @@ impl<P: Platform> SplitMemory<P> {
     /// Reads `avail_event`.
     #[inline]
     pub(crate) fn avail_event(&self) -> u16 {
-        let offset = 4 + 8 * (usize::from(self.mask) + 1);
+        let offset = 4 + 8 * (self.mask as usize + 1);
         u16::from_le(self.used_word(offset).load(Ordering::Relaxed))
     }
 
     /// Reads an entry of the used ring: id and length, each once.
     #[inline]
-    pub(crate) fn used_element(&self, index: u16) -> (u32, u32) {
-        let offset = 4 + 8 * usize::from(index & self.mask);
+    pub(crate) fn used_element(&self, index: u32) -> (u32, u32) {
+        let offset = 4 + 8 * (index & self.mask) as usize;
         // SAFETY: invariant 1: the index is masked.
         let id = unsafe { self.used.add(offset) };
         // SAFETY: invariant 1: an element has two words.

@@ -37,11 +37,12 @@ pub const USED_ALIGN_SIZE: usize = 4;
 /// The largest queue size (VIRTIO 1.4, 2.6).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
 
-/// One descriptor: 16 bytes, in little-endian order on a modern device (VIRTIO 1.4, 2.7.5).
+/// One descriptor: 16 bytes, in little-endian order on a modern device (VIRTIO 1.4, 2.7.5). A
+/// table of them is aligned to [`DESC_ALIGN_SIZE`], a single one, as in C, only as its fields are.
 #[doc(alias = "vring_desc")]
 #[doc(alias = "virtq_desc")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(16))]
+#[repr(C)]
 pub struct Descriptor {
     /// Address of the buffer for the device.
     pub addr: u64,

@@ -17,13 +17,13 @@
 //! Running counts are 64 bits wide; their low 16 bits are the ring's indices.
 //!
 //! A broken ring costs the data path no test: it has no free descriptors, so nothing more can be
-//! submitted, and a cached index that equals the last used one, so that every look for completions
-//! takes the slow way, where the fault is kept.
+//! submitted, and its count of completions is ahead of everything that was ever submitted, so that
+//! every look for more finds an impossible index and goes the slow way, where the fault is kept.
 
 use crate::buffer::{DmaBuf, Segment};
 use crate::platform::Platform;
 use crate::ring::notify;
-use crate::ring::storage::{Slot, Storage};
+use crate::ring::storage::{REPLY, Slot, Storage};
 use crate::shared::SplitMemory;
 use crate::virtqueue::Fault;
 
@@ -41,7 +41,8 @@ pub(crate) struct SplitRing<P: Platform, T: 'static> {
     kicked: u64,
     /// First running number: 0 but in tests that start near the wrap.
     start: u64,
-    fault: Option<Fault>,
+    /// What the device did wrong, and how many chains had come back by then.
+    fault: Option<(Fault, u64)>,
 }
 
 /// What a burst keeps in registers, and writes back when it ends.
@@ -53,10 +54,10 @@ pub(crate) struct Counts {
     published: u64,
     /// Chains that came back.
     completed: u64,
-    /// Low 16 bits of the device's index, when last read.
-    seen: u16,
-    free_head: u16,
-    free: u16,
+    /// Chains that the device had used when its index was last read.
+    seen: u64,
+    free_head: u32,
+    free: u32,
 }
 
 /// A chain that came back.
@@ -91,9 +92,9 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
             next: at,
             published: at,
             completed: at,
-            seen: start,
+            seen: at,
             free_head: 0,
-            free: num,
+            free: num.into(),
         };
         let ring = Self {
             memory,
@@ -111,7 +112,7 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
     /// Free descriptors.
     #[inline]
     pub(crate) fn free(&self) -> u16 {
-        self.counts.free
+        self.counts.free as u16
     }
 
     /// Queue size.
@@ -123,20 +124,26 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
     /// The slot that the next chain starts at.
     #[inline]
     pub(crate) fn head(&self) -> u16 {
-        self.counts.free_head
+        self.counts.free_head as u16
     }
 
     /// Chains with the device, or on their way to it.
     #[inline]
     pub(crate) fn outstanding(&self) -> u16 {
-        self.counts.next.wrapping_sub(self.counts.completed) as u16
+        self.counts.next.wrapping_sub(self.completed()) as u16
+    }
+
+    /// Running count of the chains that came back.
+    fn completed(&self) -> u64 {
+        self.fault
+            .map_or(self.counts.completed, |(_, completed)| completed)
     }
 
     /// Chains submitted and completed since the ring was made.
     pub(crate) fn totals(&self) -> (u64, u64) {
         (
             self.counts.next.wrapping_sub(self.start),
-            self.counts.completed.wrapping_sub(self.start),
+            self.completed().wrapping_sub(self.start),
         )
     }
 
@@ -147,7 +154,7 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
     /// Writes the descriptor of `node` and returns the node behind it in the free list.
     ///
     /// The descriptor is free, so that nobody else looks at it until the chain is committed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_descriptor(
         &self,
         node: u16,
@@ -162,7 +169,8 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
             .map_or(NONE, |slot| slot.next);
         let write = if writable { 2 } else { 0 };
         let (flags, link) = if last { (write, 0) } else { (write | 1, next) };
-        self.memory.set_descriptor(node, addr, len, flags, link);
+        self.memory
+            .set_descriptor(node.into(), addr, len, flags, link);
         next
     }
 
@@ -171,20 +179,45 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
     #[inline]
     pub(crate) fn commit(&mut self, chain: ChainInfo) -> u32 {
         let counts = &mut self.counts;
-        let number = counts.next as u32;
-        let head = counts.free_head;
-        if let Some(slot) = self.slots.get_mut(usize::from(head)) {
-            slot.number = number;
+        let head = counts.free_head as usize;
+        if let Some(slot) = self.slots.get_mut(head) {
+            slot.number = counts.next as u32;
             slot.writable = chain.writable;
-            slot.tail = chain.tail;
+            slot.tail = if chain.reply {
+                chain.tail | REPLY
+            } else {
+                chain.tail
+            };
             slot.chain = chain.len;
-            slot.reply = chain.reply;
         }
-        counts.free_head = chain.behind;
-        counts.free = counts.free.wrapping_sub(chain.len);
-        self.memory.set_avail_entry(counts.next as u16, head);
-        counts.next = counts.next.wrapping_add(1);
-        number
+        counts.enter(&self.memory, chain.len, chain.behind)
+    }
+
+    /// What one chain needs: the shared memory, the slot at the head of the free list, the counts.
+    #[inline(always)] // as `burst`
+    pub(crate) fn slot_and_counts(
+        &mut self,
+    ) -> Option<(&SplitMemory<P>, &mut Slot<T>, &mut Counts)> {
+        let slot = self.slots.get_mut(self.counts.free_head as usize)?;
+        Some((&self.memory, slot, &mut self.counts))
+    }
+
+    /// Runs `f` with what a burst needs: the shared memory, the slots, and the counts in a copy
+    /// that can stay in registers. The copy is written back when `f` ends, also by a panic.
+    #[inline(always)] // or the copy is not in registers
+    pub(crate) fn burst<R>(
+        &mut self,
+        f: impl FnOnce(&SplitMemory<P>, &mut [Slot<T>], &mut Counts) -> R,
+    ) -> R {
+        struct WriteBack<'a>(Counts, &'a mut Counts);
+        impl Drop for WriteBack<'_> {
+            #[inline(always)] // as above
+            fn drop(&mut self) {
+                *self.1 = self.0;
+            }
+        }
+        let mut counts = WriteBack(self.counts, &mut self.counts);
+        f(&self.memory, &mut self.slots, &mut counts.0)
     }
 
     /// Makes all committed chains visible: one release store.
@@ -211,70 +244,46 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
         ))
     }
 
-    /// The next chain that came back, from the cached index; `None`: look, or give up.
-    #[inline]
+    /// The next chain that came back, from the cached index where that is enough.
+    #[inline(always)] // a chain is large, and is taken apart at once
     pub(crate) fn pop(&mut self) -> Result<Option<Used<T>>, Fault> {
-        if self.counts.completed as u16 == self.counts.seen && !self.look()? {
+        if self.counts.ready() == 0 && self.look()? == 0 {
             return Ok(None);
         }
-        let (id, claimed) = self.memory.used_element(self.counts.completed as u16);
-        let counts = &mut self.counts;
-        let Some(slot) = self.slots.get_mut(id as usize) else {
-            return Err(self.broken(Fault::UsedIdOutOfRange {
-                id,
-                size: self.size(),
-            }));
-        };
-        // A chain that was not yet published when the device reported it is not its to report.
-        let age = counts.published.wrapping_sub(1) as u32;
-        let published = age.wrapping_sub(slot.number) <= u32::MAX / 2;
-        let Some(payload) = (if published { slot.payload.take() } else { None }) else {
-            return Err(self.broken(Fault::UsedIdNotInFlight { id }));
-        };
-        let used = Used {
-            payload,
-            slot: id as u16,
-            number: slot.number,
-            written: claimed.min(slot.writable),
-            claimed,
-            reply: slot.reply,
-            chain: slot.chain,
-        };
-        let tail = slot.tail;
-        if let Some(tail) = self.slots.get_mut(usize::from(tail)) {
-            tail.next = counts.free_head;
+        match self.counts.take(&self.memory, &mut self.slots) {
+            Ok(used) => Ok(Some(used)),
+            Err(fault) => Err(self.broken(fault)),
         }
-        counts.free_head = id as u16;
-        counts.free = counts.free.wrapping_add(used.chain);
-        counts.completed = counts.completed.wrapping_add(1);
-        Ok(Some(used))
     }
 
-    /// Reads the device's index, once and with acquire; true when there is something new.
-    #[inline]
-    pub(crate) fn look(&mut self) -> Result<bool, Fault> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
-        }
+    /// Reads the device's index, once and with acquire; how many completions there are.
+    #[inline(always)] // the empty look ends every loop
+    pub(crate) fn look(&mut self) -> Result<u64, Fault> {
         let seen = notify::look(&self.memory);
-        let last = self.counts.completed as u16;
-        let new = seen.wrapping_sub(last);
-        let published = self.counts.published.wrapping_sub(self.counts.completed);
-        if u64::from(new) > published {
-            return Err(self.broken(Fault::UsedIndex {
-                seen,
-                last,
-                outstanding: published as u16,
-            }));
+        let counts = &mut self.counts;
+        let new = u64::from(seen.wrapping_sub(counts.completed as u16));
+        let outstanding = counts.published.wrapping_sub(counts.completed);
+        if new as i64 > outstanding as i64 {
+            return Err(self.impossible(seen));
         }
-        self.counts.seen = seen;
-        Ok(new != 0)
+        counts.seen = counts.completed.wrapping_add(new);
+        Ok(new)
     }
 
-    /// Completions that can be popped without looking again.
-    #[inline]
-    pub(crate) fn ready(&self) -> u16 {
-        self.counts.seen.wrapping_sub(self.counts.completed as u16)
+    /// The device's index is beyond what was published, or the ring was broken before.
+    #[cold]
+    #[inline(never)]
+    fn impossible(&mut self, seen: u16) -> Fault {
+        if let Some((fault, _)) = self.fault {
+            return fault;
+        }
+        let last = self.counts.completed as u16;
+        let outstanding = self.counts.published.wrapping_sub(self.counts.completed) as u16;
+        self.broken(Fault::UsedIndex {
+            seen,
+            last,
+            outstanding,
+        })
     }
 
     /// Asks for an interrupt; true when there is work already.
@@ -282,7 +291,7 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
     pub(crate) fn arm(&mut self) -> bool {
         let last = self.counts.completed as u16;
         let raced = notify::arm(&self.memory, last, self.event_idx);
-        raced || self.counts.seen != last || self.fault.is_some()
+        raced || self.counts.ready() != 0 || self.fault.is_some()
     }
 
     /// Asks for no interrupts.
@@ -293,17 +302,19 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
 
     /// What the device did wrong, if it did.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.fault
+        self.fault.map(|(fault, _)| fault)
     }
 
     /// Marks the ring broken until its device is reset.
     #[cold]
     #[inline(never)]
-    fn broken(&mut self, fault: Fault) -> Fault {
+    pub(crate) fn broken(&mut self, fault: Fault) -> Fault {
         log::warn!("virtqueue broken until reset: {fault}");
-        self.counts.free = 0;
-        self.counts.seen = self.counts.completed as u16;
-        self.fault = Some(fault);
+        let counts = &mut self.counts;
+        self.fault.get_or_insert((fault, counts.completed));
+        counts.free = 0;
+        counts.completed = counts.next.wrapping_add(1);
+        counts.seen = counts.completed;
         fault
     }
 
@@ -339,10 +350,103 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
 
 impl<P: Platform, T: DmaBuf> SplitRing<P, T> {
     /// A segment of the payload in slot `head`, derived from where the payload stays.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn segment(&mut self, head: u16, index: usize) -> Option<Segment> {
         let slot = self.slots.get_mut(usize::from(head))?;
         slot.payload.as_mut().map(|payload| payload.segment(index))
+    }
+}
+
+impl Counts {
+    /// The slot that the next chain starts at.
+    #[inline]
+    pub(crate) fn head(&self) -> u16 {
+        self.free_head as u16
+    }
+
+    /// Free descriptors.
+    #[inline]
+    pub(crate) fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// Low half of the running number of the next chain.
+    #[inline]
+    pub(crate) fn number(&self) -> u32 {
+        self.next as u32
+    }
+
+    /// Enters the chain of `len` descriptors at the head of the free list in the available ring,
+    /// and cuts it off the list before `behind`. Returns its running number.
+    #[inline]
+    pub(crate) fn enter<P: Platform>(
+        &mut self,
+        memory: &SplitMemory<P>,
+        len: u16,
+        behind: u16,
+    ) -> u32 {
+        let number = self.number();
+        memory.set_avail_entry(self.next as u32, self.free_head as u16);
+        self.free_head = behind.into();
+        self.free = self.free.wrapping_sub(len.into());
+        self.next = self.next.wrapping_add(1);
+        number
+    }
+
+    /// Completions that can be taken without looking again.
+    #[inline]
+    pub(crate) fn ready(&self) -> u64 {
+        self.seen.wrapping_sub(self.completed)
+    }
+
+    /// Takes the next chain that came back, when one is [`ready`](Self::ready).
+    ///
+    /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
+    /// payload (so that a chain starts there, and has not come back before), and the chain was
+    /// published when the device reported it.
+    #[inline(always)] // a chain is large, and is taken apart at once
+    pub(crate) fn take<P: Platform, T>(
+        &mut self,
+        memory: &SplitMemory<P>,
+        slots: &mut [Slot<T>],
+    ) -> Result<Used<T>, Fault> {
+        let (id, claimed) = memory.used_element(self.completed as u32);
+        let Some(slot) = slots.get_mut(id as usize) else {
+            return Err(Fault::UsedIdOutOfRange {
+                id,
+                size: memory.mask().wrapping_add(1),
+            });
+        };
+        let age = (self.published as u32)
+            .wrapping_sub(slot.number)
+            .wrapping_sub(1);
+        if age > u32::MAX / 2 {
+            return Err(Fault::UsedIdNotInFlight { id });
+        }
+        let Some(payload) = slot.payload.take() else {
+            return Err(Fault::UsedIdNotInFlight { id });
+        };
+        let (number, writable, chain) = (slot.number, slot.writable, slot.chain);
+        let reply = slot.tail & REPLY != 0;
+        let tail = slot.tail & !REPLY;
+        if u32::from(tail) == id {
+            slot.next = self.free_head as u16;
+        } else if let Some(tail) = slots.get_mut(usize::from(tail)) {
+            tail.next = self.free_head as u16;
+        }
+        self.free_head = id;
+        self.free = self.free.wrapping_add(chain.into());
+        self.completed = self.completed.wrapping_add(1);
+        let written = claimed.min(writable);
+        Ok(Used {
+            payload,
+            slot: id as u16,
+            number,
+            written,
+            claimed,
+            reply,
+            chain,
+        })
     }
 }
 
@@ -362,7 +466,7 @@ pub(crate) struct ChainInfo {
 
 impl ChainInfo {
     /// The node at `behind` has become the last of the chain.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, behind: u16) {
         self.tail = self.behind;
         self.behind = behind;

@@ -15,13 +15,14 @@ pub struct Slot<T> {
     pub(crate) writable: u32,
     /// The next free slot, or the next of the same chain.
     pub(crate) next: u16,
-    /// Last slot of the chain that starts here.
+    /// Last slot of the chain that starts here, and [`REPLY`].
     pub(crate) tail: u16,
     /// Descriptors of the chain that starts here.
     pub(crate) chain: u16,
-    /// The chain ends with a reply cell.
-    pub(crate) reply: bool,
 }
+
+/// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
+pub(crate) const REPLY: u16 = 0x8000;
 
 impl<T> Slot<T> {
     /// An empty slot.
@@ -34,8 +35,17 @@ impl<T> Slot<T> {
             next: 0,
             tail: 0,
             chain: 0,
-            reply: false,
         }
+    }
+}
+
+impl<T> Slot<T> {
+    /// Puts a payload in its place. The slot is idle: what it held, if anything, is forgotten, not
+    /// dropped, which spares the data path the code to drop it.
+    #[inline(always)] // the payload is moved once
+    pub(crate) fn park(&mut self, payload: T) -> &mut T {
+        core::mem::forget(self.payload.take());
+        self.payload.insert(payload)
     }
 }
 

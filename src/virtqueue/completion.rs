@@ -43,7 +43,7 @@ pub struct Completion<'q, B> {
 }
 
 impl<'q, B> Completion<'q, B> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(used: Used<B>, cells: Option<&'q Cells>) -> Self {
         Self {
             ticket: Ticket::new(used.slot, used.number),

@@ -36,10 +36,11 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::buffer::DmaBuf;
 use crate::dma::{self, Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
-use crate::platform::{Direction, Mapping, Platform};
-use crate::ring::split::{ChainInfo, SplitRing, Used};
+use crate::platform::{Direction, DmaError, Mapping, Platform};
+use crate::ring::layout::DescriptorFlags;
+use crate::ring::split::{ChainInfo, Counts, SplitRing, Used};
 use crate::ring::storage::{Slot, Storage};
-use crate::shared::CellMemory;
+use crate::shared::{CellMemory, SplitMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex};
 
 pub use completion::{Completion, Ticket};
@@ -251,8 +252,15 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     ///
     /// # Errors
     /// [`Rejected`] gives the buffer back and says why; the queue is as it was.
-    #[inline]
+    #[inline(always)]
     pub fn submit(&mut self, buf: B) -> Result<Ticket, Rejected<B>> {
+        let Core { ring, platform, .. } = &mut *self.core;
+        if P::DIRECT && buf.count() == 1 && ring.free() != 0 {
+            return match ring.slot_and_counts() {
+                Some((memory, slot, counts)) => add_one(memory, slot, counts, platform, buf),
+                None => Err(self.core.no_room(buf, 1)),
+            };
+        }
         self.core.add(&[], false, buf)
     }
 
@@ -263,8 +271,8 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// # Errors
     /// [`Rejected`], as [`submit`](Self::submit); [`Reject::Header`] when the header is larger
     /// than the cell.
-    #[inline]
-    pub fn submit_with<H: IntoBytes + Immutable>(
+    #[inline(always)]
+    pub fn submit_with<H: IntoBytes + Immutable + ?Sized>(
         &mut self,
         header: &H,
         buf: B,
@@ -278,23 +286,46 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     ///
     /// # Errors
     /// [`BurstError`]: how many were submitted before one was rejected, and that one.
-    #[inline]
+    #[inline(always)]
     pub fn submit_burst(
         &mut self,
         bufs: &mut impl Iterator<Item = B>,
     ) -> Result<usize, BurstError<B>> {
         let mut submitted = 0usize;
-        while self.core.ring.free() != 0 {
-            let Some(buf) = bufs.next() else { break };
-            if let Err(rejected) = self.core.add(&[], false, buf) {
-                return Err(BurstError {
-                    submitted,
-                    rejected,
-                });
+        loop {
+            let Core { ring, platform, .. } = &mut *self.core;
+            // The buffer with which a run of plain ones ends, when it ends early.
+            let odd = ring.burst(|memory, slots, counts| {
+                while counts.free() != 0 {
+                    let buf = bufs.next()?;
+                    if !P::DIRECT || buf.count() != 1 {
+                        return Some(Ok(buf));
+                    }
+                    let Some(slot) = slots.get_mut(usize::from(counts.head())) else {
+                        return Some(Ok(buf));
+                    };
+                    if let Err(rejected) = add_one(memory, slot, counts, platform, buf) {
+                        return Some(Err(rejected));
+                    }
+                    submitted = submitted.wrapping_add(1);
+                }
+                None
+            });
+            let outcome = match odd {
+                None => return Ok(submitted),
+                Some(Ok(buf)) => self.core.add(&[], false, buf),
+                Some(Err(rejected)) => Err(rejected),
+            };
+            match outcome {
+                Ok(_) => submitted = submitted.wrapping_add(1),
+                Err(rejected) => {
+                    return Err(BurstError {
+                        submitted,
+                        rejected,
+                    });
+                }
             }
-            submitted = submitted.wrapping_add(1);
         }
-        Ok(submitted)
     }
 
     /// Makes everything submitted visible to the device: one release store. Enough when the device
@@ -335,7 +366,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// # Errors
     /// [`Fault`]: the device broke the rules. It is said again by every later call, and the
     /// buffers that are still in the queue come back from [`close`](Self::close).
-    #[inline]
+    #[inline(always)]
     pub fn next_completion(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
         let core = &mut *self.core;
         match core.ring.pop()? {
@@ -350,18 +381,44 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// # Errors
     /// [`Fault`], as [`next_completion`](Self::next_completion); what came back before it was
     /// given to `f`.
-    #[inline]
+    #[inline(always)]
     pub fn drain(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
         let core = &mut *self.core;
-        core.ring.look()?;
-        let ready = core.ring.ready();
-        for _ in 0..ready {
-            match core.ring.pop()? {
-                Some(used) => f(core.complete(used)),
-                None => break,
+        let ready = core.ring.look()?;
+        if !P::DIRECT {
+            for _ in 0..ready {
+                match core.ring.pop()? {
+                    Some(used) => f(core.complete(used)),
+                    None => break,
+                }
             }
+            return Ok(ready as usize);
         }
-        Ok(usize::from(ready))
+        let Core {
+            ring,
+            cells,
+            overruns,
+            ..
+        } = core;
+        let outcome = ring.burst(|memory, slots, counts| {
+            for _ in 0..ready {
+                let used = counts.take(memory, slots)?;
+                if used.claimed > used.written {
+                    *overruns = overruns.wrapping_add(1);
+                }
+                let cells = if used.reply {
+                    cells.as_ref().map(CellMemory::view)
+                } else {
+                    None
+                };
+                f(Completion::new(used, cells));
+            }
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => Ok(ready as usize),
+            Err(fault) => Err(core.ring.broken(fault)),
+        }
     }
 
     /// Asks for an interrupt at the next completion. True when one is there already: poll again,
@@ -398,7 +455,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// Moves `buf` into the slot at the head of the free list, maps it, writes descriptors along
     /// the free list, and commits the chain. Nothing private or visible changes before the last
     /// mapping has succeeded, but for descriptors that are free.
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, header: &[u8], cells: bool, buf: B) -> Result<Ticket, Rejected<B>> {
         let segments = buf.count();
         let (reply, extra) = match (cells, &self.cells) {
@@ -420,7 +477,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         let Some(slot) = self.ring.slots.get_mut(usize::from(head)) else {
             return Err(self.no_room(buf, needed));
         };
-        core::mem::forget(slot.payload.replace(buf));
+        slot.park(buf);
         match self.lay(header, segments, reply, head) {
             Ok(chain) => Ok(Ticket::new(head, self.ring.commit(chain))),
             Err(why) => match self.ring.take_back(head) {
@@ -433,7 +490,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     }
 
     /// Maps the buffer in slot `head`, and writes the descriptors of the whole chain.
-    #[inline]
+    #[inline(always)]
     fn lay(
         &mut self,
         header: &[u8],
@@ -491,9 +548,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
                 let node = chain.behind;
                 if P::DIRECT {
                     if mapping.len as usize != segment.len() {
-                        let (asked, got) = (segment.len() as u32, mapping.len);
-                        let error = crate::platform::DmaError::BadMapping { asked, got };
-                        return Err(Reject::Map(error));
+                        return Err(split_mapping(segment.len(), mapping));
                     }
                 } else if let Some(slot) = self.mappings.get_mut(usize::from(node)) {
                     slot.0 = Some((mapping, segment.direction()));
@@ -602,13 +657,13 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self, used: Used<B>) -> Completion<'_, B> {
         if !P::DIRECT {
             self.unmap_chain(used.slot, used.chain, used.written);
         }
         if used.claimed > used.written {
-            self.overrun(&used);
+            self.overrun(used.claimed, used.written);
         }
         let cells = if used.reply {
             self.cells.as_ref().map(CellMemory::view)
@@ -620,15 +675,62 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
 
     #[cold]
     #[inline(never)]
-    fn overrun(&mut self, used: &Used<B>) {
+    fn overrun(&mut self, claimed: u32, written: u32) {
         self.overruns = self.overruns.wrapping_add(1);
-        log::debug!(
-            "{}: the device claims {} bytes in a chain that holds {}",
-            self.index,
-            used.claimed,
-            used.written
-        );
+        let index = self.index;
+        log::debug!("{index}: the device claims {claimed} bytes where {written} were writable");
     }
+}
+
+/// Submits a buffer of one segment on a platform that maps nothing: the slot is looked up once, and
+/// one descriptor is written.
+#[inline(always)] // or the slot and the counts go through memory
+fn add_one<P: Platform, B: DmaBuf>(
+    memory: &SplitMemory<P>,
+    slot: &mut Slot<B>,
+    counts: &mut Counts,
+    platform: &P,
+    buf: B,
+) -> Result<Ticket, Rejected<B>> {
+    let head = counts.head();
+    let segment = slot.park(buf).segment(0);
+    let len = segment.len();
+    let why = if len.wrapping_sub(1) < u32::MAX as usize {
+        match dma::map(platform, segment) {
+            Ok(mapping) if mapping.len as usize == len => {
+                let writable = segment.direction() == Direction::Writable;
+                let flags = if writable {
+                    DescriptorFlags::WRITE
+                } else {
+                    DescriptorFlags::empty()
+                };
+                memory.set_descriptor(head.into(), mapping.addr.0, mapping.len, flags.bits(), 0);
+                slot.number = counts.number();
+                slot.writable = if writable { mapping.len } else { 0 };
+                slot.tail = head;
+                slot.chain = 1;
+                return Ok(Ticket::new(head, counts.enter(memory, 1, slot.next)));
+            }
+            Ok(mapping) => split_mapping(len, mapping),
+            Err(error) => Reject::Map(error),
+        }
+    } else {
+        bad_length(0, len)
+    };
+    match slot.payload.take() {
+        Some(buf) => Err(Rejected { buf, why }),
+        // The buffer was parked above.
+        None => Ok(Ticket::new(head, 0)),
+    }
+}
+
+/// A platform that is direct, and yet maps a segment in pieces.
+#[cold]
+fn split_mapping(len: usize, mapping: Mapping) -> Reject {
+    Reject::Map(DmaError::BadMapping {
+        asked: len as u32,
+        got: mapping.len,
+    })
 }
 
 #[cold]
