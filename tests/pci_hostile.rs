@@ -255,7 +255,7 @@ fn drive(config: &Arbitrary, noise: &[u64], features: u128) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 20 } else { 2000 },
+        cases: if cfg!(miri) { 4 } else { 2000 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -277,6 +277,7 @@ proptest! {
 
 /// The property above would hold of a transport that refuses everything: not all are refused.
 #[test]
+#[cfg_attr(miri, ignore = "counts, and does nothing that the property does not")]
 fn arbitrary_spaces_are_not_all_refused() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;

@@ -456,6 +456,26 @@ fn bug_class_67_bars_of_32_bits_of_64_bits_above_4_gib_and_of_ports() {
 }
 
 #[test]
+fn the_upper_half_of_a_bar_is_not_taken_for_a_bar() {
+    // An upper half of 4 looks like the lower half of a 64-bit BAR.
+    let function = FakeFunction::new(0x1af4, 0x1041)
+        .memory_bar64(0, 0x4_0000_0000, 0x4000)
+        .memory_bar(2, 0xfebd_0000, 0x1000);
+    let config = FakeConfig::with(at(), function);
+    let (address, size, prefetchable) = (0xfebd_0000, 0x1000, false);
+    let memory = Bar::Memory {
+        address,
+        size,
+        prefetchable,
+    };
+    assert_eq!(Bar::read(&config, at(), 2), Ok(memory));
+    assert_eq!(
+        Bar::read(&config, at(), 1),
+        Err(BarError::UpperHalf { bar: 1 })
+    );
+}
+
+#[test]
 fn bug_class_67_unassigned_bar_is_an_error_with_its_number() {
     let function = FakeFunction::qemu(0x1041).memory_bar64(4, 0, 0x4000);
     let config = FakeConfig::with(at(), function);
