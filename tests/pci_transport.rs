@@ -766,6 +766,41 @@ fn bug_class_70_msix_that_cannot_be_used_is_refused_by_name() {
 }
 
 #[test]
+fn msix_that_stays_masked_as_a_whole_is_turned_off_again() {
+    let (error, config) = msix_error(|f| f.msix_stuck_masked = true);
+    assert_eq!(error, MsixError::NotEnabled { control: 0xc002 });
+    assert_eq!(config.function(at()).msix_control() & 0x8000, 0);
+    assert_eq!(
+        config.function(at()).command(),
+        MEMORY | BUS_MASTER,
+        "INTx is on"
+    );
+}
+
+#[test]
+fn bug_class_44_an_msix_capability_that_ends_beyond_256_bytes_is_none() {
+    let (error, _) = msix_error(|f| {
+        // Its table would be described by registers 0xfc and 0x100.
+        f.space[0x34] = 0xf8;
+        f.put32(0xf8, 0x0002_0011).put32(0xfc, 1);
+    });
+    assert_eq!(error, MsixError::Absent);
+}
+
+#[test]
+fn a_kernel_that_maps_more_than_the_table_gives_no_more_vectors() {
+    let (config, fake, mut transport) = ready();
+    let map = |addr, len: usize| fake.map(addr, len + 64);
+    let mut table = transport.enable_msix(&config, map).unwrap();
+    table.unmask(2).unwrap();
+    let (vector, vectors) = (3, 3);
+    assert_eq!(
+        table.unmask(3),
+        Err(MsixError::NoSuchVector { vector, vectors })
+    );
+}
+
+#[test]
 fn an_msix_table_that_is_not_mapped_is_reported_and_msix_stays_off() {
     let (config, _, mut transport) = ready();
     let error = transport.enable_msix(&config, |_, _| None).unwrap_err();

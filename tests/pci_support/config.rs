@@ -50,6 +50,7 @@ pub struct FakeFunction {
     /// Where the MSI-X control word is.
     msix: Option<u16>,
     pub msix_stuck_off: bool,
+    pub msix_stuck_masked: bool,
     pub command_stuck: u16,
 }
 
@@ -60,6 +61,7 @@ impl FakeFunction {
             bar_masks: [0; 6],
             msix: None,
             msix_stuck_off: false,
+            msix_stuck_masked: false,
             command_stuck: 0,
         };
         function.put16(0, vendor).put16(2, device).put16(6, 0x10);
@@ -173,7 +175,8 @@ impl FakeFunction {
             (at, 2) if Some(at) == self.msix => {
                 let writable = if self.msix_stuck_off { 0 } else { 0xc000 };
                 let fixed = self.get16(at) & !writable;
-                self.put16(at.into(), value as u16 & writable | fixed);
+                let stuck = if self.msix_stuck_masked { 0x4000 } else { 0 };
+                self.put16(at.into(), value as u16 & writable | fixed | stuck);
             }
             _ => panic!("write of {width} bytes to read-only register {at:#x}"),
         }
