@@ -32,6 +32,9 @@ use volatile::VolatilePtr;
 
 use crate::transport::{Doorbell, Isr};
 
+#[cfg(test)]
+mod tests;
+
 /// A range of device registers that the kernel has mapped. The one promise that the PCI and MMIO
 /// transports ask for.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use core::fmt;
 use volatile::map_field;
 
 use super::access::{Address, ConfigAccess};
+use super::common::{CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA};
 use super::layout::{Located, Structure, locate};
 use super::msix::{self, MsixError, MsixTable};
 use super::{
@@ -23,41 +24,6 @@ use crate::platform::DmaAddr;
 use crate::transport::{
     DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
 };
-
-/// The common configuration structure (4.1.4.3). A 64-bit field is two of 32 bits.
-#[derive(zerocopy::FromBytes)]
-#[repr(C)]
-#[doc(alias = "virtio_pci_common_cfg")]
-struct CommonConfig {
-    device_feature_select: u32,
-    device_feature: u32,
-    driver_feature_select: u32,
-    driver_feature: u32,
-    config_msix_vector: u16,
-    num_queues: u16,
-    device_status: u8,
-    config_generation: u8,
-    queue_select: u16,
-    queue_size: u16,
-    queue_msix_vector: u16,
-    queue_enable: u16,
-    queue_notify_off: u16,
-    queue_desc_low: u32,
-    queue_desc_high: u32,
-    queue_driver_low: u32,
-    queue_driver_high: u32,
-    queue_device_low: u32,
-    queue_device_high: u32,
-}
-
-const _: () = assert!(size_of::<CommonConfig>() == 56);
-
-/// Beyond the 56 bytes that every device has: there with `VIRTIO_F_NOTIF_CONFIG_DATA`.
-const QUEUE_NOTIF_CONFIG_DATA: usize = 56;
-
-/// No vector (4.1.5.1.2).
-#[doc(alias = "VIRTIO_MSI_NO_VECTOR")]
-const NO_VECTOR: u16 = 0xffff;
 
 /// The place of a field of the common configuration.
 macro_rules! common {
