@@ -69,7 +69,7 @@ fn a_virtqueue_echoes_on_every_platform() {
         let platform = Bouncing::new();
         echoes(&platform, platform.bus(), features);
         platform.assert_no_leaks();
-        let platform = Discontiguous::new(16);
+        let platform = Discontiguous::new(4);
         echoes(&platform, platform.bus(), features);
         platform.assert_no_leaks();
     }
