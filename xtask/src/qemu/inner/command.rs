@@ -1,0 +1,148 @@
+//! QEMU's command line for the guest under test.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use command_fds::{CommandFdExt as _, FdMapping};
+use vring_protocol::{DEBUG_EXIT_PORT, port};
+
+use crate::qemu::job::{GUEST, Job, Link, PEER};
+use crate::qemu::process::Guarded;
+use crate::qemu::tap::Tap;
+
+/// Names of the files that QEMU and strace write into the job's directory.
+pub(crate) const STRACE_LOG: &str = "strace.log";
+/// See [`STRACE_LOG`].
+pub(crate) const TRACE_LOG: &str = "qemu-trace.log";
+/// See [`STRACE_LOG`].
+pub(crate) const STDERR_LOG: &str = "qemu-stderr.log";
+
+/// The trace events that QEMU logs. The first one shows that tracing works at all; only then does
+/// the silence of the others mean something.
+pub(crate) const TRACE_EVENTS: [&str; 3] = [
+    "virtio_set_status",
+    "virtio_pci_notify_write",
+    "virtio_pci_notify_write_pio",
+];
+
+const QMP_FD: i32 = 10;
+const SERIAL_FD: i32 = 11;
+const TAP_FD: i32 = 12;
+
+/// QEMU under test, running.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    pub(crate) process: Guarded,
+    pub(crate) qmp: UnixStream,
+    pub(crate) serial: UnixStream,
+    /// For the record.
+    pub(crate) command: String,
+}
+
+/// Escapes a value of QEMU's `key=value,...` syntax.
+fn value(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
+    let mut args: Vec<String> = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
+    // -S: nothing runs before the harness is ready to watch.
+    add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
+    add(&["-display", "none", "-m", "256", "-smp", "1", "-cpu", "max"]);
+    let accel = match job.accel.as_str() {
+        "tcg" => "tcg,thread=multi",
+        other => other,
+    };
+    add(&["-machine", &job.machine, "-accel", accel]);
+    add(&["-chardev", &format!("socket,id=qmp,fd={QMP_FD}")]);
+    add(&["-mon", "chardev=qmp,mode=control"]);
+    add(&["-chardev", &format!("socket,id=serial,fd={SERIAL_FD}")]);
+    add(&["-serial", "chardev:serial"]);
+    let exit = format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04");
+    add(&["-device", &exit]);
+    let guest = job.guest.to_str().context("the guest's path is no UTF-8")?;
+    add(&["-kernel", guest, "-append", &job.command_line]);
+    let netdev = match job.link {
+        Link::VhostTap => format!("tap,id=n0,fd={TAP_FD},vhost=on"),
+        // Port 0: the host chooses one, and QEMU tells which.
+        Link::User => {
+            let mut netdev = format!("user,id=n0,host={PEER},dhcpstart={GUEST}");
+            for (kind, port) in [
+                ("tcp", port::CONTROL),
+                ("tcp", port::SINK),
+                ("tcp", port::SOURCE),
+                ("udp", port::PACED),
+                ("udp", port::BURST),
+            ] {
+                netdev += &format!(",hostfwd={kind}:127.0.0.1:0-{GUEST}:{port}");
+            }
+            netdev
+        }
+    };
+    add(&["-netdev", &netdev]);
+    let device = format!("virtio-net-pci,id=net0,netdev=n0,romfile=,{}", job.nic);
+    add(&["-device", device.trim_end_matches(',')]);
+    let trace = job.dir.join(TRACE_LOG);
+    let trace = trace.to_str().context("the log directory is no UTF-8")?;
+    add(&["-D", trace]);
+    for event in TRACE_EVENTS {
+        add(&["-trace", &format!("enable={}", value(event))]);
+    }
+    Ok(args)
+}
+
+/// Starts QEMU, under strace where vhost is to be shown.
+pub(crate) fn start(job: &Job, tap: Option<&mut Tap>) -> anyhow::Result<Qemu> {
+    let mut command;
+    if let Some(strace) = &job.strace {
+        command = strace.command();
+        // -D: the tracer is the grandchild, so that the process started here is QEMU itself.
+        command.args(["-D", "-f", "--seccomp-bpf", "-qq", "-ttt"]);
+        command.args(["-e", "trace=ioctl,eventfd2", "-e", "signal=none"]);
+        command.arg("-o").arg(job.dir.join(STRACE_LOG));
+        if let Some(path) = &job.qemu.library_path {
+            command.args(["-E", &format!("LD_LIBRARY_PATH={path}")]);
+        }
+        command.arg("--").arg(&job.qemu.path);
+    } else {
+        command = job.qemu.command();
+    }
+    command.args(arguments(job)?);
+    let shown = crate::qemu::process::shell_words(&command);
+
+    let (qmp, qmp_far) = UnixStream::pair().context("cannot make a socket pair")?;
+    let (serial, serial_far) = UnixStream::pair().context("cannot make a socket pair")?;
+    let mut descriptors: Vec<(OwnedFd, i32)> =
+        vec![(qmp_far.into(), QMP_FD), (serial_far.into(), SERIAL_FD)];
+    if let Some(tap) = tap {
+        descriptors.push((tap.take_fd()?, TAP_FD));
+    }
+    command.fd_mappings(
+        descriptors
+            .into_iter()
+            .map(|(parent_fd, child_fd)| FdMapping {
+                parent_fd,
+                child_fd,
+            })
+            .collect(),
+    )?;
+    let stderr = job.dir.join(STDERR_LOG);
+    let stderr = std::fs::File::create(&stderr)
+        .with_context(|| format!("cannot write {}", stderr.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(stderr.try_clone()?)
+        .stderr(stderr);
+    let process = Guarded::spawn(&mut command)?;
+    // The descriptors of the far ends must close here, or the near ends never see an end.
+    drop(command);
+    Ok(Qemu {
+        process,
+        qmp,
+        serial,
+        command: shown,
+    })
+}
