@@ -40,6 +40,11 @@ fn bug_class_51_the_nth_map_fails() {
     );
     for n in 1..=6 {
         platform.fail_nth_map(n);
+        let rejected = queue.submit(request()).unwrap_err();
+        assert_eq!(rejected.buf, request());
+        assert_eq!(platform.counts().mappings, 0, "map {n}, without cells");
+
+        platform.fail_nth_map(n);
         let rejected = queue.submit_with(&[9_u8; 4], request()).unwrap_err();
         assert!(
             matches!(rejected.why, Reject::Map(DmaError::OutOfMemory { .. })),
