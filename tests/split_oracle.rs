@@ -90,8 +90,11 @@ impl Scattered {
 }
 
 fn pattern(seed: u64) -> impl Iterator<Item = u8> {
-    (1_u64..)
-        .map(move |i| (i.wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+    (1_u64..).map(move |i| {
+        (i.wrapping_mul(2 * seed + 1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            >> 56) as u8
+    })
 }
 
 fn sum(bytes: &[u8]) -> u64 {
@@ -157,6 +160,9 @@ enum Step {
         readable: Vec<usize>,
         writable: Vec<usize>,
     },
+    Burst {
+        count: usize,
+    },
     Publish,
     Kick,
     Pop,
@@ -173,6 +179,7 @@ fn step() -> impl Strategy<Value = Step> {
     let lengths = |most| prop::collection::vec(1_usize..200, 0..most);
     prop_oneof![
         4 => (lengths(4), lengths(4)).prop_map(|(readable, writable)| Step::Submit { readable, writable }),
+        2 => (0_usize..6).prop_map(|count| Step::Burst { count }),
         1 => Just(Step::Publish),
         2 => Just(Step::Kick),
         3 => Just(Step::Pop),
@@ -200,6 +207,7 @@ proptest! {
         let transport = OneQueue::new(&guest, RINGS[features], index);
         let (live, mut queue, mut device) = start(&guest, transport, 1 << log_size, index);
         let (mut numbers, mut submitted, mut published) = (std::collections::HashMap::new(), 0_u64, 0);
+        let mut bursts: Vec<u64> = Vec::new();
         let (mut popped, mut returned, mut reaped) = (0_u64, 0, 0_u64);
         let mut held: Vec<Chain<'_>> = Vec::new();
         for step in steps {
@@ -219,6 +227,23 @@ proptest! {
                             prop_assert_eq!(rejected.buf.parts.len(), parts);
                         }
                     }
+                }
+                Step::Burst { count } => {
+                    let free = usize::from(queue.free());
+                    let first = submitted;
+                    let mut made = 0_u64;
+                    let mut bufs = (0..count).map(|_| {
+                        made += 1;
+                        Scattered::new(first + made - 1, &[3], &[20])
+                    });
+                    let (done, rejected) = match queue.submit_burst(&mut bufs) {
+                        Ok(done) => (done, 0),
+                        Err(error) => (error.submitted, 1),
+                    };
+                    prop_assert_eq!(done, count.min(free / 2));
+                    prop_assert_eq!(made, (done + rejected) as u64, "none is lost");
+                    bursts.extend(first..first + done as u64);
+                    submitted += done as u64;
                 }
                 Step::Publish => {
                     queue.publish();
@@ -244,7 +269,13 @@ proptest! {
                 },
                 Step::Reap => {
                     queue.drain(|done| {
-                        let number = numbers.remove(&done.ticket()).expect("it was submitted");
+                        // Buffers of a burst have no tickets: the pattern tells which one it is.
+                        let number = numbers.remove(&done.ticket()).unwrap_or_else(|| {
+                            let sent = done.buf().bytes(Direction::Readable);
+                            let same = |&n: &u64| sent.iter().copied().eq(pattern(n).take(sent.len()));
+                            let at = bursts.iter().position(same).expect("it was submitted");
+                            bursts.swap_remove(at)
+                        });
                         assert_eq!(done.written(), done.claimed());
                         done.buf().check(number, done.written() as usize);
                         reaped += 1;
@@ -257,7 +288,6 @@ proptest! {
             prop_assert!(popped <= published);
             prop_assert_eq!(u64::from(queue.outstanding()), submitted - reaped);
         }
-        drop(device);
         prop_assert_eq!(stop(live, queue) as u64, submitted - reaped);
         guest.assert_no_leaks();
     }
@@ -441,7 +471,6 @@ fn buffers_in_place_reach_the_device_in_place() {
         .unwrap_err();
     assert!(matches!(rejected.why, vring::virtqueue::Reject::Map(_)));
     guest.free(addr);
-    drop(device);
     let (_, proof) = live.reset().unwrap();
     assert_eq!(queue.close(&proof).unwrap().count(), 0);
     guest.assert_no_leaks();
