@@ -228,7 +228,7 @@ fn drive(config: &Arbitrary, noise: &[u64], features: u128) {
             // SAFETY: there is no device that would use memory.
             let doorbell = unsafe { transport.enable_queue(queue, size, &areas, Some(size)) };
             if let Ok(doorbell) = doorbell {
-                doorbell.ring();
+                doorbell.ring(0);
             }
         }
     }

@@ -323,7 +323,7 @@ fn doorbells(
         let doorbell = enable(&mut transport, queue, 256, None)?;
         fake.model().reads.clear();
         fake.model().writes.clear();
-        doorbell.ring();
+        doorbell.ring(0);
         let mut model = fake.model();
         assert_eq!(model.reads, [], "a ring reads no register");
         assert_eq!(model.writes, [], "a ring is one store");
@@ -402,23 +402,30 @@ fn a_doorbell_carries_the_value_that_the_device_chose_under_notif_config_data() 
     let (_, fake, mut transport) = ready();
     transport.set_driver_features(Feature::VERSION_1 | Feature::NOTIF_CONFIG_DATA);
     let doorbell = enable(&mut transport, 1, 256, None).unwrap();
-    doorbell.ring();
-    doorbell.ring();
+    doorbell.ring(0);
+    doorbell.ring(0);
     assert_eq!(fake.model().rings, [(0x3004, 0x7701), (0x3004, 0x7701)]);
 }
 
 #[test]
-fn a_doorbell_that_this_transport_cannot_ring_is_refused() {
-    let (_, _, mut transport) = ready();
+fn a_doorbell_tells_the_position_under_notification_data() {
+    let (_, fake, mut transport) = ready();
     transport.set_driver_features(Feature::VERSION_1 | Feature::NOTIFICATION_DATA);
-    let refused = enable(&mut transport, 0, 256, None).unwrap_err();
-    assert_eq!(
-        refused,
-        TransportError::Unsupported {
-            what: "VIRTIO_F_NOTIFICATION_DATA"
-        }
-    );
+    let doorbell = enable(&mut transport, 1, 256, None).unwrap();
+    doorbell.ring(0x8123);
+    assert_eq!(fake.model().data_rings, [(0x3004, 0x8123_0001)]);
+    assert_eq!(fake.model().rings, []);
 
+    let (_, fake, mut transport) = ready();
+    let both = Feature::NOTIFICATION_DATA | Feature::NOTIF_CONFIG_DATA;
+    transport.set_driver_features(both.with(Feature::VERSION_1));
+    let doorbell = enable(&mut transport, 1, 256, None).unwrap();
+    doorbell.ring(7);
+    assert_eq!(fake.model().data_rings, [(0x3004, 0x0007_7701)]);
+}
+
+#[test]
+fn a_doorbell_that_this_transport_cannot_ring_is_refused() {
     // NOTIF_CONFIG_DATA, and a common configuration that ends before the field.
     let function = FakeFunction::new(0x1af4, 0x1041)
         .memory_bar64(4, 0x80_0000_0000, 0x4000)

@@ -19,6 +19,11 @@ pub enum InitFailure {
         /// What it read.
         status: Status,
     },
+    /// A queue did not confirm its reset for as long as the platform cared to wait.
+    QueueResetNotConfirmed {
+        /// The queue.
+        queue: QueueIndex,
+    },
     /// The features do not do.
     Features(NegotiateError),
     /// The device did not keep `FEATURES_OK`: it cannot work with these features.
@@ -61,6 +66,9 @@ impl fmt::Display for InitFailure {
                     "the device does not confirm its reset: status {:#x}",
                     status.bits()
                 )
+            }
+            Self::QueueResetNotConfirmed { queue } => {
+                write!(f, "{queue} does not confirm its reset")
             }
             Self::Features(error) => error.fmt(f),
             Self::FeaturesRefused { features, status } => write!(

@@ -24,9 +24,9 @@ mod queue;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::buffer::DmaBuf;
-use crate::features::{Features, Negotiation, Wish, negotiate};
+use crate::features::{Feature, Features, Negotiation, Wish, negotiate};
 use crate::platform::{Platform, Wait};
-use crate::transport::{QueueAreas, QueueIndex, Status, Transport};
+use crate::transport::{QueueAreas, QueueIndex, Status, Transport, TransportError};
 use crate::virtqueue::{Closed, QueueStorage, Virtqueue};
 
 pub use errors::{Aborted, InitError, InitFailure, Leaked, QueueError, QueueResetError};
@@ -435,6 +435,99 @@ impl<P: Platform, T: Transport> Live<P, T> {
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         self.transport.status().contains(Status::NEEDS_RESET)
+    }
+
+    /// Resets one queue and waits for the device to say so (VIRTIO 1.4, 2.6.1): gives the buffers
+    /// back that had not come back, and frees the ring. [`queue`](Self::queue) makes it anew, with
+    /// another size if you like.
+    ///
+    /// # Errors
+    /// [`QueueResetError`] with the queue, when `VIRTIO_F_RING_RESET` was not negotiated, the queue
+    /// is not this device's, or [`Platform::wait`] gives up. In the last case the queue may be
+    /// neither running nor free: only a reset of the device tells.
+    pub fn reset_queue<B: DmaBuf>(
+        &mut self,
+        queue: Virtqueue<P, B>,
+    ) -> Result<Closed<P, B>, QueueResetError<P, B>> {
+        let index = queue.index();
+        if queue.epoch() != self.epoch {
+            let why = InitFailure::Queue(QueueError::Unavailable { queue: index });
+            return Err(QueueResetError { queue, why });
+        }
+        if let Err(error) = self.begin_queue_reset(index) {
+            return Err(QueueResetError {
+                queue,
+                why: InitFailure::Transport(error),
+            });
+        }
+        let mut polls = 0u32;
+        while !self.transport.is_queue_reset(index) {
+            if !self.platform.wait(Wait::QueueReset, polls) {
+                log::warn!("{index}: reset not confirmed");
+                let why = InitFailure::QueueResetNotConfirmed { queue: index };
+                return Err(QueueResetError { queue, why });
+            }
+            polls = polls.saturating_add(1);
+        }
+        Ok(queue.take_apart())
+    }
+
+    fn begin_queue_reset(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
+        if !self.features().has(Feature::RING_RESET) {
+            let what = "VIRTIO_F_RING_RESET";
+            return Err(TransportError::Unsupported { what });
+        }
+        self.transport.reset_queue(queue)
+    }
+
+    /// Sets a queue up again that was [reset](Self::reset_queue), its private state on the heap.
+    ///
+    /// # Errors
+    /// [`QueueError`]. When it is the transport's, the memory of the new queue is leaked: the device
+    /// may have taken it.
+    #[cfg(feature = "alloc")]
+    pub fn queue<B: DmaBuf>(
+        &mut self,
+        index: QueueIndex,
+        config: &QueueConfig,
+    ) -> Result<Virtqueue<P, B>, QueueError> {
+        self.queue_by(|maker| maker.queue(index, config))
+    }
+
+    /// As [`queue`](Self::queue), its private state in `storage`.
+    ///
+    /// # Errors
+    /// As `queue`, and [`QueueError::Storage`].
+    pub fn queue_in<B: DmaBuf>(
+        &mut self,
+        index: QueueIndex,
+        config: &QueueConfig,
+        storage: QueueStorage<B>,
+    ) -> Result<Virtqueue<P, B>, QueueError> {
+        self.queue_by(|maker| maker.queue_in(index, config, storage))
+    }
+
+    fn queue_by<B: DmaBuf>(
+        &mut self,
+        make: impl FnOnce(Maker<'_, P, T>) -> Result<Virtqueue<P, B>, MakeError<P, B>>,
+    ) -> Result<Virtqueue<P, B>, QueueError> {
+        if !self.features().has(Feature::RING_RESET) {
+            let what = "VIRTIO_F_RING_RESET";
+            return Err(QueueError::Transport(TransportError::Unsupported { what }));
+        }
+        let maker = Maker {
+            transport: &mut self.transport,
+            platform: &self.platform,
+            features: self.negotiation.accepted,
+            epoch: self.epoch,
+        };
+        make(maker).map_err(|error| match error {
+            MakeError::Before(why) => why,
+            MakeError::Exposed(parts, error) => {
+                Virtqueue::leak(parts);
+                QueueError::Transport(error)
+            }
+        })
     }
 
     /// Resets the device and waits for it to say so. The proof takes its queues apart.

@@ -76,7 +76,7 @@ fn a_doorbell_is_one_16_bit_store_and_an_isr_one_8_bit_load() {
     let registers = registers(&mut memory, 16);
     let doorbell = Native.doorbell(registers.register(2).unwrap(), 0x1234);
     let isr = Native.isr(registers.register(9).unwrap());
-    doorbell.ring();
+    doorbell.ring(0);
     assert_eq!(
         isr.ack().bits(),
         if cfg!(target_endian = "little") { 3 } else { 0 }

@@ -486,10 +486,15 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         if !proof.covers(self.core.epoch) {
             return Err(self);
         }
-        Ok(Closed {
+        Ok(self.take_apart())
+    }
+
+    /// Takes the queue apart: the device has confirmed that it uses it no more.
+    pub(crate) fn take_apart(self) -> Closed<P, B> {
+        Closed {
             core: self.core.into_inner(),
             at: 0,
-        })
+        }
     }
 }
 

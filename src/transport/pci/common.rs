@@ -31,6 +31,8 @@ const _: () = assert!(size_of::<CommonConfig>() == 56);
 
 /// Beyond the 56 bytes that every device has: there with `VIRTIO_F_NOTIF_CONFIG_DATA`.
 pub(super) const QUEUE_NOTIF_CONFIG_DATA: usize = 56;
+/// Offset of `queue_reset` in the common configuration: only with `VIRTIO_F_RING_RESET`.
+pub(super) const QUEUE_RESET: usize = 58;
 
 /// No vector (4.1.5.1.2).
 #[doc(alias = "VIRTIO_MSI_NO_VECTOR")]

@@ -12,7 +12,7 @@ use core::fmt;
 use volatile::map_field;
 
 use super::access::{Address, ConfigAccess};
-use super::common::{CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA};
+use super::common::{CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA, QUEUE_RESET};
 use super::layout::{Located, Structure, locate};
 use super::msix::{self, MsixError, MsixTable};
 use super::{
@@ -389,6 +389,29 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
             return Err(TransportError::QueueNotEnabled { queue });
         }
         Ok(doorbell)
+    }
+
+    fn reset_queue(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
+        let what = "VIRTIO_F_RING_RESET";
+        let register = self.common_registers.register(QUEUE_RESET);
+        match register.filter(|_| self.accepted.has(Feature::RING_RESET)) {
+            None => Err(TransportError::Unsupported { what }),
+            Some(_) if !self.select(queue) => Err(TransportError::QueueUnavailable { queue }),
+            Some(register) => {
+                self.access.write16(register, 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
+        // 4.1.4.3.2: it reads 0 when the reset is done, and so does `queue_enable`.
+        let Some(register) = self.common_registers.register(QUEUE_RESET) else {
+            return false;
+        };
+        self.select(queue)
+            && self.access.read16(register) == 0
+            && self.access.read16(common!(self.queue_enable)) == 0
     }
 
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {
