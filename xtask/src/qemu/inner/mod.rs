@@ -182,6 +182,8 @@ impl Run<'_> {
         };
         process.kill();
         self.phase("judge");
+        // A capture by QEMU that nobody ended is cut to size here.
+        drop(capture::trim_all(&self.job.dir));
         // What the guest said last is read after its end.
         let silence = Deadline::seconds(5);
         drop(serial.wait::<()>("the end", silence, self.outlet, |_| None));

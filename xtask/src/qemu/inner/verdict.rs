@@ -131,7 +131,11 @@ pub(super) fn judge(
     take_results(findings, &serial.events);
     findings.tests = serial.tests.clone();
     let mut failures = serial.damaged.clone();
-    guest_tests(&mut failures, serial, status);
+    failed_tests(&mut failures, serial);
+    // A guest that the harness ended could not say goodbye.
+    if whole || status.is_some() {
+        last_words(&mut failures, serial, status);
+    }
     if job.link == Link::VhostTap {
         vhost_steps(job, findings);
     }
@@ -227,7 +231,7 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
     }
 }
 
-fn guest_tests(failures: &mut Vec<Failure>, serial: &Serial, status: Option<ExitStatus>) {
+fn failed_tests(failures: &mut Vec<Failure>, serial: &Serial) {
     let mut explained = Vec::new();
     for event in &serial.events {
         if let Event::Failure {
@@ -251,6 +255,9 @@ fn guest_tests(failures: &mut Vec<Failure>, serial: &Serial, status: Option<Exit
             ));
         }
     }
+}
+
+fn last_words(failures: &mut Vec<Failure>, serial: &Serial, status: Option<ExitStatus>) {
     match done(&serial.events) {
         None => failures.push(Failure::new(
             "guest",
