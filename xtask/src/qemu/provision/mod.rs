@@ -55,8 +55,10 @@ impl Provision<'_> {
         self.ui
             .note(&format!("installing system packages: {shown}"));
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS))?;
-        Ok(())
+        match process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS)) {
+            Err(Stop::Broken(error)) => Err(Stop::missing(what, error.to_string(), shown)),
+            result => result.map(|_| ()),
+        }
     }
 
     /// Asks on a terminal; elsewhere the answer is no.
