@@ -8,6 +8,7 @@ mod bring_up;
 mod facts;
 mod verdict;
 
+use alloc::string::ToString;
 use core::time::Duration;
 
 use guest_services::{Config, Pings, Progress, Services};
@@ -43,7 +44,7 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     };
     let mut services = Services::new(&config, &mut card, now());
     report::event(&Event::Ready {
-        ip: options.ip.clone(),
+        ip: config.ip.address().to_string(),
     });
     let served = serve(&mut services, &mut card, &mut interrupts);
     verdict::end(&served, options, report);

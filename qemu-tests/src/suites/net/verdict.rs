@@ -1,17 +1,20 @@
 //! What has to hold: of the rings, of how the run ended, and of every buffer after the reset.
 
+use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use guest_services::Progress;
-use vring::device::net::RECEIVE_QUEUE;
+use vring::device::net::{RECEIVE_QUEUE, Transmitter};
 use vring::ring::layout::vring_init;
 use vring::transport::QueueAreas;
 use vring::virtqueue::Counters;
 use vring_protocol::{Event, Options, QueueCounters};
 
 use super::{Card, Served};
+use crate::kernel::clock;
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::platform::Identity;
 use crate::report::{Report, event};
@@ -73,27 +76,38 @@ pub(super) fn end(served: &Served, options: &Options, report: &mut Report) {
     }
 }
 
+/// How long the device may take for the last frames that it was given.
+const LAST_FRAMES: Duration = Duration::from_secs(10);
+
 /// Resets the card and accounts for every buffer that it was ever given.
 pub(super) fn reset(
-    mut card: Card,
+    card: Card,
     interrupts: &DeviceInterrupts,
     served: &Served,
     report: &mut Report,
 ) {
     let fault = card.fault();
-    let (rx, tx, _) = card.driver().parts();
+    let mut driver = card.into_driver();
+    let outstanding = drain(driver.tx());
+    report.check(
+        "net_every_frame_went_out",
+        outstanding == 0,
+        "no frame is left in the transmit queue",
+        &format!("{outstanding} after {LAST_FRAMES:?}"),
+        HERE,
+    );
+    let (rx, tx, _) = driver.parts();
     let (runts, counters) = (rx.runts(), [("rx", rx.counters()), ("tx", tx.counters())]);
     let mut returned = [0u64; 2];
-    let reset = card
-        .into_driver()
-        .shutdown(|queue, _buffer| returned[usize::from(queue != RECEIVE_QUEUE)] += 1);
+    let reset =
+        driver.shutdown(|queue, _buffer| returned[usize::from(queue != RECEIVE_QUEUE)] += 1);
     report.check(
         "net_reset",
         reset.is_ok(),
         "a reset that the device confirms",
         &reset
             .err()
-            .map_or("it".to_string(), |(_, why)| why.to_string()),
+            .map_or(String::new(), |(_, why)| why.to_string()),
         HERE,
     );
 
@@ -112,11 +126,11 @@ pub(super) fn reset(
         })
         .collect();
     let seen = format!("{queues:?}");
-    let kept =
-        |q: &QueueCounters| q.submitted > 0 && q.submitted == q.completed + q.returned_by_reset;
+    let kept = |q: &QueueCounters| q.submitted == q.completed + q.returned_by_reset;
+    let submitted: u64 = queues.iter().map(|q| q.submitted).sum();
     report.check(
         "net_every_buffer_came_back",
-        queues.iter().all(kept) && Identity::leaks() == 0,
+        submitted > 0 && queues.iter().all(kept) && Identity::leaks() == 0,
         "submitted = completed + returned by the reset, and nothing leaked",
         &seen,
         HERE,
@@ -129,10 +143,12 @@ pub(super) fn reset(
         &format!("{fault:?}, {runts} runts, {counters:?}"),
         HERE,
     );
+    // Nothing received, nothing to interrupt for.
+    let received = counters[0].1.completed > 0;
     let raised = interrupts.queue_count();
     report.check(
         "net_interrupts_come_when_armed",
-        (raised > 0) == interrupts.is_enabled(),
+        (raised > 0) == (interrupts.is_enabled() && received),
         if interrupts.is_enabled() {
             "some"
         } else {
@@ -146,4 +162,13 @@ pub(super) fn reset(
         interrupts: raised,
         spurious_interrupts: served.spurious + interrupts.foreign_count(),
     });
+}
+
+/// Takes back the frames that have gone out until all have, or for so long; how many are left.
+fn drain(tx: &mut Transmitter<Identity, Box<[u8]>>) -> u16 {
+    let until = clock::now() + LAST_FRAMES;
+    while tx.reclaim(drop).is_ok() && tx.outstanding() > 0 && clock::now() < until {
+        core::hint::spin_loop();
+    }
+    tx.outstanding()
 }
