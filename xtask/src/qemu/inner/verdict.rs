@@ -136,7 +136,8 @@ pub(super) fn judge(
     if whole || status.is_some() {
         last_words(&mut failures, serial, status);
     }
-    if job.link == Link::VhostTap {
+    // Of a guest that never came to its queues there is no start to look for.
+    if job.link == Link::VhostTap && (whole || !findings.queues.is_empty()) {
         vhost_steps(job, findings);
     }
     if whole {
