@@ -21,6 +21,9 @@ use super::ui::Ui;
 /// How long one package manager command may take.
 const PACKAGE_SECONDS: u64 = 600;
 
+/// How the directories begin in which packages are unpacked before they are put in place.
+pub(crate) const UNPACKING: &str = ".unpacking-";
+
 /// Where provisioned things lie, and who may decide.
 #[derive(Debug)]
 pub(crate) struct Provision<'a> {
@@ -55,8 +58,10 @@ impl Provision<'_> {
         self.ui
             .note(&format!("installing system packages: {shown}"));
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS))?;
-        Ok(())
+        match process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS)) {
+            Err(Stop::Broken(error)) => Err(Stop::missing(what, error.to_string(), shown)),
+            result => result.map(|_| ()),
+        }
     }
 
     /// Asks on a terminal; elsewhere the answer is no.
