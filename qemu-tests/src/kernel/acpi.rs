@@ -1,0 +1,134 @@
+//! What the kernel wants to know from the ACPI tables: where PCI configuration space is mapped
+//! (MCFG), and which interrupt controllers there are (MADT).
+
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+use core::pin::Pin;
+use core::ptr::NonNull;
+
+use acpi::madt::{Madt, MadtEntry};
+use acpi::mcfg::Mcfg;
+use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+
+use super::paging;
+
+/// A window onto the configuration space of some buses.
+#[derive(Clone, Debug)]
+pub(crate) struct Ecam {
+    /// The PCI segment group.
+    pub(crate) segment: u16,
+    /// The buses.
+    pub(crate) buses: RangeInclusive<u8>,
+    /// Physical address of bus 0, whether or not that is among them.
+    pub(crate) base: u64,
+}
+
+/// An I/O APIC.
+#[derive(Clone, Debug)]
+pub(crate) struct IoApic {
+    /// Physical address of the registers.
+    pub(crate) address: u64,
+    /// Number of its first input.
+    pub(crate) first: u32,
+}
+
+/// An input of the I/O APICs, and how it is wired.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    /// The global number.
+    pub(crate) number: u32,
+    /// Whether a low level asserts it.
+    pub(crate) active_low: bool,
+}
+
+/// Digest of the tables.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    /// Windows onto PCI configuration space; none on machines that only have the ports.
+    pub(crate) ecam: Vec<Ecam>,
+    /// Physical address of the local APIC's registers.
+    pub(crate) local_apic: u64,
+    /// The I/O APICs.
+    pub(crate) io_apics: Vec<IoApic>,
+    /// Inputs that differ from the ISA interrupt of the same number.
+    overrides: Vec<(u8, Input)>,
+}
+
+impl Firmware {
+    /// Reads the tables from the root pointer on.
+    pub(super) fn read(rsdp: u64) -> Self {
+        // SAFETY: the firmware says that the root pointer is there.
+        let tables = unsafe { AcpiTables::from_rsdp(Identity, rsdp as usize) }
+            .unwrap_or_else(|error| panic!("no ACPI tables at {rsdp:#x}: {error:?}"));
+        let mut firmware = Self {
+            ecam: Vec::new(),
+            local_apic: 0,
+            io_apics: Vec::new(),
+            overrides: Vec::new(),
+        };
+        if let Ok(mcfg) = tables.find_table::<Mcfg>() {
+            firmware
+                .ecam
+                .extend(mcfg.entries().iter().map(|entry| Ecam {
+                    segment: entry.pci_segment_group,
+                    buses: entry.bus_number_start..=entry.bus_number_end,
+                    base: entry.base_address,
+                }));
+        }
+        let madt = tables
+            .find_table::<Madt>()
+            .unwrap_or_else(|error| panic!("no interrupt controllers in ACPI: {error:?}"));
+        firmware.local_apic = u64::from(madt.get().local_apic_address);
+        firmware.add_controllers(madt.get());
+        firmware
+    }
+
+    fn add_controllers(&mut self, madt: Pin<&Madt>) {
+        for entry in madt.entries() {
+            match entry {
+                MadtEntry::IoApic(entry) => self.io_apics.push(IoApic {
+                    address: u64::from(entry.io_apic_address),
+                    first: entry.global_system_interrupt_base,
+                }),
+                MadtEntry::LocalApicAddressOverride(entry) => {
+                    self.local_apic = entry.local_apic_address;
+                }
+                MadtEntry::InterruptSourceOverride(entry) => {
+                    let input = Input {
+                        number: entry.global_system_interrupt,
+                        active_low: entry.flags & 0b11 == 0b11,
+                    };
+                    self.overrides.push((entry.irq, input));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The input that an ISA interrupt line reaches.
+    pub(crate) fn isa_input(&self, line: u8) -> Input {
+        let wired = self.overrides.iter().find(|(irq, _)| *irq == line);
+        wired.map_or(
+            Input {
+                number: u32::from(line),
+                active_low: false,
+            },
+            |(_, input)| *input,
+        )
+    }
+}
+
+/// Physical memory at its own address.
+#[derive(Clone)]
+struct Identity;
+
+impl AcpiHandler for Identity {
+    unsafe fn map_physical_region<T>(&self, start: usize, size: usize) -> PhysicalMapping<Self, T> {
+        paging::map_device(start as u64, size as u64);
+        let pointer = NonNull::new(start as *mut T).expect("no table is at address 0");
+        // SAFETY: the region is mapped to itself, and stays so.
+        unsafe { PhysicalMapping::new(start, pointer, size, size, Self) }
+    }
+
+    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
+}

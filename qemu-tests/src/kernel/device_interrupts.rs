@@ -1,0 +1,225 @@
+//! How a device interrupts: by messages (MSI-X), by its line (INTx), or not at all.
+//!
+//! A handler does what is due in any kernel: for a line it acknowledges, which takes the line down
+//! again, and then it notes that there is work. The work itself is the poll loop's.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use vring::transport::pci::{Message, MsixError, MsixTable, PciTransport};
+use vring::transport::{Interrupt, Native, Transport};
+
+use super::interrupts;
+use super::{Machine, idle, io_apic, local_apic, pci};
+
+/// What the handlers of a device note.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Interrupts for queues.
+    queues: AtomicU64,
+    /// Interrupts for the configuration.
+    config: AtomicU64,
+    /// Interrupts of the line that were not the device's.
+    foreign: AtomicU64,
+}
+
+impl Noted {
+    /// Handlers do not interrupt each other, and there is one processor.
+    fn add(count: &AtomicU64) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn all(&self) -> u64 {
+        [&self.queues, &self.config, &self.foreign]
+            .map(|count| count.load(Ordering::Relaxed))
+            .iter()
+            .sum()
+    }
+}
+
+/// The interrupts of one device.
+pub(crate) struct DeviceInterrupts {
+    mode: Mode,
+    noted: Arc<Noted>,
+    /// [`Noted::all`] when the loop last looked for work.
+    seen: u64,
+}
+
+enum Mode {
+    /// Vector `i` of the table is queue `i`'s, the one after them the configuration's.
+    Messages {
+        queues: u16,
+        /// Kept, as dropping it is not meant to happen while the device runs.
+        _table: MsixTable<Native>,
+    },
+    Line,
+    Poll,
+}
+
+/// Why a device cannot interrupt that way.
+#[derive(Debug)]
+pub(crate) enum InterruptError {
+    /// MSI-X.
+    Msix(MsixError),
+    /// The processor has no vector left.
+    NoVector,
+    /// The device has no interrupt pin, or the firmware gave it no line.
+    NoLine,
+    /// No I/O APIC has the line.
+    Unrouted {
+        /// The line.
+        line: u8,
+    },
+    /// The transport has no interrupt status, or somebody has it already.
+    NoStatus,
+}
+
+impl fmt::Display for InterruptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Msix(error) => error.fmt(f),
+            Self::NoVector => f.write_str("the processor has no interrupt vector left"),
+            Self::NoLine => f.write_str("the device has no interrupt line"),
+            Self::Unrouted { line } => write!(f, "no I/O APIC has interrupt line {line}"),
+            Self::NoStatus => f.write_str("the transport has no interrupt status to read"),
+        }
+    }
+}
+
+impl From<MsixError> for InterruptError {
+    fn from(error: MsixError) -> Self {
+        Self::Msix(error)
+    }
+}
+
+impl DeviceInterrupts {
+    /// No interrupts.
+    pub(crate) fn poll() -> Self {
+        Self::new(Mode::Poll, Arc::default())
+    }
+
+    /// A message for each of `queues` queues, and one for the configuration.
+    pub(crate) fn msix(
+        machine: &Machine,
+        transport: &mut PciTransport,
+        queues: u16,
+    ) -> Result<Self, InterruptError> {
+        let map = |address, len| pci::map_registers(machine, address, len);
+        let mut table = transport.enable_msix(&machine.pci, map)?;
+        let noted = Arc::<Noted>::default();
+        for entry in 0..=queues {
+            let noted = noted.clone();
+            let vector = interrupts::allocate(move || {
+                Noted::add(if entry < queues {
+                    &noted.queues
+                } else {
+                    &noted.config
+                });
+            });
+            let (address, data) = local_apic::message(vector.ok_or(InterruptError::NoVector)?);
+            table.set(entry, Message { address, data })?;
+            table.unmask(entry)?;
+        }
+        let mode = Mode::Messages {
+            queues,
+            _table: table,
+        };
+        Ok(Self::new(mode, noted))
+    }
+
+    /// The line that the firmware gave the device.
+    pub(crate) fn intx(
+        machine: &Machine,
+        transport: &mut PciTransport,
+    ) -> Result<Self, InterruptError> {
+        let line = machine.pci.interrupt_line(transport.address());
+        let line = line.ok_or(InterruptError::NoLine)?;
+        let isr = transport.take_isr().ok_or(InterruptError::NoStatus)?;
+        let noted = Arc::<Noted>::default();
+        let handler = {
+            let noted = noted.clone();
+            move || {
+                let why = isr.ack();
+                if why.contains(Interrupt::QUEUE) {
+                    Noted::add(&noted.queues);
+                } else if why.contains(Interrupt::CONFIG) {
+                    Noted::add(&noted.config);
+                } else {
+                    Noted::add(&noted.foreign);
+                }
+            }
+        };
+        let vector = interrupts::allocate(handler).ok_or(InterruptError::NoVector)?;
+        if io_apic::route(&machine.firmware, line, vector) {
+            Ok(Self::new(Mode::Line, noted))
+        } else {
+            Err(InterruptError::Unrouted { line })
+        }
+    }
+
+    fn new(mode: Mode, noted: Arc<Noted>) -> Self {
+        Self {
+            mode,
+            noted,
+            seen: 0,
+        }
+    }
+
+    /// The word for it in the protocol.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.mode {
+            Mode::Messages { .. } => "msix",
+            Mode::Line => "intx",
+            Mode::Poll => "poll",
+        }
+    }
+
+    /// The MSI-X vector to give to a queue.
+    pub(crate) fn queue_vector(&self, queue: u16) -> Option<u16> {
+        match self.mode {
+            Mode::Messages { queues, .. } => (queue < queues).then_some(queue),
+            Mode::Line | Mode::Poll => None,
+        }
+    }
+
+    /// The MSI-X vector to give to the configuration.
+    pub(crate) fn config_vector(&self) -> Option<u16> {
+        match self.mode {
+            Mode::Messages { queues, .. } => Some(queues),
+            Mode::Line | Mode::Poll => None,
+        }
+    }
+
+    /// Whether the device interrupts at all.
+    pub(crate) fn is_enabled(&self) -> bool {
+        !matches!(self.mode, Mode::Poll)
+    }
+
+    /// Whether there has been an interrupt since this was last asked: there may be work.
+    pub(crate) fn take(&mut self) -> bool {
+        let all = self.noted.all();
+        core::mem::replace(&mut self.seen, all) != all
+    }
+
+    /// Halts until there is an interrupt that [`take`](Self::take) has not told of, or until the
+    /// deadline. Without interrupts it returns at once, for the next poll.
+    pub(crate) fn wait(&self, deadline: Duration) {
+        if self.is_enabled() {
+            idle::wait(deadline, || self.noted.all() != self.seen);
+        } else {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Interrupts for queues so far.
+    pub(crate) fn queue_count(&self) -> u64 {
+        self.noted.queues.load(Ordering::Relaxed)
+    }
+
+    /// Interrupts so far that were not the device's.
+    pub(crate) fn foreign_count(&self) -> u64 {
+        self.noted.foreign.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,59 @@
+//! The ways out: a verdict through `isa-debug-exit`, and the end after a panic or an exception.
+
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+
+use vring_protocol::{DEBUG_EXIT_PORT, EVENT_PREFIX, EXIT_FAILED};
+use x86_64::instructions::{hlt, interrupts, port::Port};
+
+use super::serial;
+
+/// Ends QEMU. Without the exit device the processor halts for good.
+pub(crate) fn with(code: u8) -> ! {
+    let mut port = Port::<u8>::new(DEBUG_EXIT_PORT);
+    // SAFETY: the port is the exit device's or nobody's.
+    unsafe { port.write(code) };
+    interrupts::disable();
+    loop {
+        hlt();
+    }
+}
+
+/// Text as the inside of a JSON string, without the heap.
+struct Escaped<'a>(fmt::Arguments<'a>);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Writer<'a, 'b>(&'a mut fmt::Formatter<'b>);
+        impl Write for Writer<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars().try_for_each(|c| match c {
+                    '"' | '\\' => write!(self.0, "\\{c}"),
+                    '\n' => self.0.write_str("\\n"),
+                    c if c.is_control() => write!(self.0, "\\u{:04x}", u32::from(c)),
+                    c => self.0.write_char(c),
+                })
+            }
+        }
+        Writer(f).write_fmt(self.0)
+    }
+}
+
+/// Ends the run with a failed check, in the words of the protocol.
+///
+/// Whatever led here may hold the serial port's lock or have ruined the heap: this uses neither.
+pub(super) fn failed(check: &str, seen: fmt::Arguments<'_>) -> ! {
+    interrupts::disable();
+    serial::print_now(format_args!("\ntest {check} ... FAILED\n{seen}\n"));
+    serial::print_now(format_args!(
+        "{EVENT_PREFIX}{{\"event\":\"failure\",\"check\":\"{check}\",\"expected\":\"none\",\
+         \"seen\":\"{}\",\"hint\":\"the serial log above\"}}\n",
+        Escaped(seen)
+    ));
+    with(EXIT_FAILED)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    failed("panic", format_args!("{info}"))
+}

@@ -1,0 +1,160 @@
+//! The processor's own interrupt controller: end of interrupt, the timer, and where an MSI goes.
+//!
+//! It is used the way the firmware left it: through memory (xAPIC), or through model-specific
+//! registers where x2APIC is already on. A register has the same number in both; only the way there
+//! differs.
+
+use core::time::Duration;
+
+use log::info;
+use spin::Once;
+use x86_64::registers::model_specific::Msr;
+
+use super::interrupts::{SPURIOUS_VECTOR, Vector};
+use super::{clock, paging};
+
+/// IA32_APIC_BASE: address, bit 11 enables, bit 10 is x2APIC.
+const BASE: Msr = Msr::new(0x1b);
+const BASE_ENABLED: u64 = 1 << 11;
+const BASE_X2APIC: u64 = 1 << 10;
+
+// Registers by their number in the manual: the offset in memory divided by 16.
+const ID: u32 = 0x02;
+const TASK_PRIORITY: u32 = 0x08;
+const END_OF_INTERRUPT: u32 = 0x0b;
+const SPURIOUS: u32 = 0x0f;
+const TIMER_ENTRY: u32 = 0x32;
+const TIMER_INITIAL: u32 = 0x38;
+const TIMER_CURRENT: u32 = 0x39;
+const TIMER_DIVIDE: u32 = 0x3e;
+
+const SPURIOUS_ENABLE: u32 = 1 << 8;
+const MASKED: u32 = 1 << 16;
+const DIVIDE_BY_16: u32 = 0b0011;
+
+/// How a register is reached.
+enum Registers {
+    /// The address of the first one.
+    Memory(usize),
+    /// As x2APIC has it.
+    ModelSpecific,
+}
+
+impl Registers {
+    fn read(&self, register: u32) -> u32 {
+        match *self {
+            Self::Memory(base) => {
+                let address = (base + (register as usize) * 16) as *const u32;
+                // SAFETY: `init` mapped the registers, and reading this one changes nothing.
+                unsafe { address.read_volatile() }
+            }
+            Self::ModelSpecific => {
+                // SAFETY: x2APIC is on, so the register exists.
+                unsafe { Msr::new(0x800 + register).read() as u32 }
+            }
+        }
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        match *self {
+            Self::Memory(base) => {
+                let address = (base + (register as usize) * 16) as *mut u32;
+                // SAFETY: `init` mapped the registers, and this module knows what they do.
+                unsafe { address.write_volatile(value) };
+            }
+            Self::ModelSpecific => {
+                let mut register = Msr::new(0x800 + register);
+                // SAFETY: x2APIC is on, so the register exists.
+                unsafe { register.write(u64::from(value)) };
+            }
+        }
+    }
+}
+
+static REGISTERS: Once<Registers> = Once::new();
+
+/// Enables the controller, whose registers ACPI places at `address`.
+pub(super) fn init(address: u64) {
+    // SAFETY: every x86_64 processor with an APIC has the register; ACPI says there is one.
+    let base = unsafe { BASE.read() };
+    let registers = if base & BASE_X2APIC == 0 {
+        paging::map_device(address, 4096);
+        let mut register = BASE;
+        // SAFETY: sets nothing but the bit that enables the controller where it is.
+        unsafe { register.write(base | BASE_ENABLED) };
+        Registers::Memory(address as usize)
+    } else {
+        Registers::ModelSpecific
+    };
+    let registers = REGISTERS.call_once(|| registers);
+    registers.write(TASK_PRIORITY, 0);
+    registers.write(SPURIOUS, SPURIOUS_ENABLE | u32::from(SPURIOUS_VECTOR));
+}
+
+fn registers() -> &'static Registers {
+    REGISTERS
+        .get()
+        .expect("the local APIC is initialized first")
+}
+
+/// Tells the controller that an interrupt has been handled.
+pub(super) fn end_of_interrupt() {
+    registers().write(END_OF_INTERRUPT, 0);
+}
+
+/// This processor's number, as interrupts are addressed to it.
+pub(super) fn id() -> u32 {
+    match registers() {
+        registers @ Registers::Memory(_) => registers.read(ID) >> 24,
+        registers @ Registers::ModelSpecific => registers.read(ID),
+    }
+}
+
+/// Address and data of the message that raises `vector` on this processor: what goes into an
+/// entry of an MSI-X table.
+pub(crate) fn message(vector: Vector) -> (u64, u32) {
+    (
+        0xfee0_0000 | u64::from(id()) << 12,
+        u32::from(vector.number()),
+    )
+}
+
+/// The controller's timer, once a deadline.
+pub(super) struct Timer {
+    /// Ticks a nanosecond, times 2^32.
+    scale: u64,
+    vector: Vector,
+}
+
+impl Timer {
+    /// Measures the timer against the clock for some 10 ms and gives it `vector`.
+    pub(super) fn new(vector: Vector) -> Self {
+        let registers = registers();
+        registers.write(TIMER_ENTRY, MASKED);
+        registers.write(TIMER_DIVIDE, DIVIDE_BY_16);
+        let start = clock::now();
+        registers.write(TIMER_INITIAL, u32::MAX);
+        while clock::now() < start + Duration::from_millis(10) {}
+        let ticks = u64::from(u32::MAX - registers.read(TIMER_CURRENT));
+        let nanos = (clock::now() - start).as_nanos() as u64;
+        registers.write(TIMER_INITIAL, 0);
+        registers.write(TIMER_ENTRY, u32::from(vector.number()));
+        info!("APIC timer: {} MHz", ticks * 1000 / nanos);
+        Self {
+            scale: (ticks << 32) / nanos,
+            vector,
+        }
+    }
+
+    /// Raises the vector once `after` has passed, or some time before when that is long.
+    pub(super) fn set(&self, after: Duration) {
+        let ticks = (after.as_nanos() * u128::from(self.scale)) >> 32;
+        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX).max(1);
+        registers().write(TIMER_INITIAL, ticks);
+    }
+
+    /// The vector it raises.
+    pub(super) fn vector(&self) -> Vector {
+        self.vector
+    }
+}

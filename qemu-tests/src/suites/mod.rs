@@ -1,0 +1,22 @@
+//! What the kernel can be told to check: one file for each suite.
+
+mod boot;
+
+use vring_protocol::Options;
+
+use crate::kernel::Machine;
+use crate::report::Report;
+
+/// Runs the suite that the command line names, after the kernel's own.
+pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
+    boot::run(machine, report);
+    match options.suite.as_str() {
+        "boot" => {}
+        other => report.fail(
+            "suite",
+            "boot or net",
+            other,
+            "qemu-tests/src/suites/mod.rs",
+        ),
+    }
+}

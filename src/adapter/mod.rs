@@ -1,0 +1,5 @@
+//! Other crates' traits, each behind a feature of its own. There is no logic here that is not
+//! theirs.
+
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;

@@ -1,0 +1,462 @@
+//! The network driver (VIRTIO 1.4, 5.1).
+//!
+//! ```text
+//!              ┌─ Receiver      refill ─▶ device ─▶ receive     frames in their buffers
+//!   Driver ────┼─ Transmitter   transmit ─▶ device ─▶ reclaim   buffers, when the device is done
+//!              └─ Control       MAC, MTU, link state, interrupts, reset
+//! ```
+//!
+//! The driver owns no packet memory: receive buffers are given to it, transmit buffers pass through
+//! it, and all that has not come back comes back from [`shutdown`](Driver::shutdown). Any memory
+//! does that is [`StableBytesMut`]: `Box<[u8]>`, `&'static mut [u8]`, a kernel's own page type.
+//!
+//! It offloads nothing: the header in front of each frame is all zero. It never waits but for a
+//! reset, and kicks only when it is told to. [`Driver::split`] makes three parts of it that share
+//! nothing on the data path, one for each core that wants one.
+
+#[cfg(feature = "alloc")]
+mod halves;
+mod rx;
+mod tx;
+mod wire;
+
+use core::fmt;
+
+use crate::buffer::{DmaBuf, Readable, StableBytesMut, Window, Writable};
+use crate::device::net::wire::{ETHERNET_FRAME, ETHERNET_HEADER, MIN_MTU, REQUIREMENTS};
+use crate::dma::{Home, Lent};
+use crate::features::{Features, Wish};
+use crate::init::{
+    self, InitError, InitFailure, Leaked, Live, Negotiated, PendingQueue, QueueConfig, QueueError,
+    Quiesced,
+};
+use crate::platform::Platform;
+use crate::transport::{DeviceId, Isr, QueueIndex, Transport, TransportError, config};
+use crate::virtqueue::QueueStorage;
+
+#[cfg(feature = "alloc")]
+pub use halves::{ControlHalf, ReceiverHalf, TransmitterHalf};
+pub use rx::{Receiver, RefillError, RefillFailure};
+pub use tx::{TransmitError, TransmitFailure, Transmitter};
+pub use wire::{F, Header, SUPPORTED, header_len};
+
+/// `receiveq1` (VIRTIO 1.4, 5.1.2).
+pub const RECEIVE_QUEUE: QueueIndex = QueueIndex(0);
+/// `transmitq1` (VIRTIO 1.4, 5.1.2).
+pub const TRANSMIT_QUEUE: QueueIndex = QueueIndex(1);
+
+/// What a driver is to be.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Descriptors of the receive queue, at most.
+    pub receive_size: u16,
+    /// Descriptors of the transmit queue, at most.
+    pub transmit_size: u16,
+    /// Features not to accept.
+    pub refuse: Features,
+    /// Interrupt vector of the receive queue.
+    pub receive_vector: Option<u16>,
+    /// Interrupt vector of the transmit queue.
+    pub transmit_vector: Option<u16>,
+    /// Interrupt vector of configuration changes.
+    pub config_vector: Option<u16>,
+}
+
+impl Default for Options {
+    /// Queues of 256, every feature that the driver implements, no interrupt vectors.
+    fn default() -> Self {
+        Self {
+            receive_size: 256,
+            transmit_size: 256,
+            refuse: Features::EMPTY,
+            receive_vector: None,
+            transmit_vector: None,
+            config_vector: None,
+        }
+    }
+}
+
+/// Private state that the caller lends to a driver, for kernels without a heap.
+#[derive(Debug)]
+pub struct Storage<M: 'static> {
+    /// For the receive queue.
+    pub receive: QueueStorage<Writable<M>>,
+    /// For the transmit queue.
+    pub transmit: QueueStorage<Readable<Window<M>>>,
+}
+
+/// Facts about the device and the way to reset it.
+pub struct Control<P: Platform, T: Transport> {
+    live: Live<P, T>,
+    mac: Option<[u8; 6]>,
+    mtu: Option<u16>,
+}
+
+impl<P: Platform, T: Transport> Control<P, T> {
+    /// The device's MAC address; `None` when it has none, and the kernel has to choose a locally
+    /// administered one (VIRTIO 1.4, 5.1.4.2).
+    #[must_use]
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.mac
+    }
+
+    /// The longest packet in bytes, without its Ethernet header, where the device says.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u16> {
+        self.mtu
+    }
+
+    /// The features that both sides use.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.live.features()
+    }
+
+    /// The features that the device offered.
+    #[must_use]
+    pub fn offered(&self) -> Features {
+        self.live.offered()
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn live(&self) -> &Live<P, T> {
+        &self.live
+    }
+
+    /// Whether the link is up; a device that does not say has it up.
+    ///
+    /// # Errors
+    /// [`TransportError`], when the configuration cannot be read.
+    pub fn link_up(&self) -> Result<bool, TransportError> {
+        if !self.features().has(F::STATUS) {
+            return Ok(true);
+        }
+        let live = &self.live;
+        config::read(
+            live.transport(),
+            live.platform(),
+            live.features(),
+            wire::STATUS,
+        )
+        .map(|status| status & wire::LINK_UP != 0)
+    }
+
+    /// Whether the device met an error from which only a reset recovers it.
+    #[must_use]
+    pub fn needs_reset(&self) -> bool {
+        self.live.needs_reset()
+    }
+
+    /// Takes the handle for the interrupt handler, once.
+    #[must_use]
+    pub fn take_isr(&mut self) -> Option<Isr> {
+        self.live.transport_mut().take_isr()
+    }
+}
+
+impl<P: Platform, T: Transport> fmt::Debug for Control<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("mac", &self.mac)
+            .field("mtu", &self.mtu)
+            .field("features", &self.features())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The three parts of a driver.
+struct Parts<P: Platform, T: Transport, M: StableBytesMut> {
+    rx: Receiver<P, M>,
+    tx: Transmitter<P, M>,
+    control: Control<P, T>,
+}
+
+/// Resets a device whose driver is dropped.
+struct ResetOnDrop;
+
+impl<P: Platform, T: Transport, M: StableBytesMut> Home<Parts<P, T, M>> for ResetOnDrop {
+    fn take_back(self, parts: Parts<P, T, M>) {
+        // When the reset is not confirmed, the queues report what they leak.
+        drop(parts.reset(|_, _| {}));
+    }
+}
+
+impl<P: Platform, T: Transport, M: StableBytesMut> Parts<P, T, M> {
+    /// Resets the device and gives every buffer that has not come back to `f`.
+    fn reset(self, mut f: impl FnMut(QueueIndex, M)) -> Result<T, (Self, InitFailure)> {
+        let Self { rx, tx, control } = self;
+        let Control { live, mac, mtu } = control;
+        match live.reset() {
+            Ok((transport, proof)) => {
+                if let Ok(closed) = rx.queue.close(&proof) {
+                    Receiver::buffers(closed).for_each(|buffer| f(RECEIVE_QUEUE, buffer));
+                }
+                if let Ok(closed) = tx.queue.close(&proof) {
+                    Transmitter::buffers(closed).for_each(|buffer| f(TRANSMIT_QUEUE, buffer));
+                }
+                Ok(transport)
+            }
+            Err(Leaked { live, why }) => {
+                let control = Control { live, mac, mtu };
+                Err((Self { rx, tx, control }, why))
+            }
+        }
+    }
+}
+
+/// A network driver. Dropping it resets the device; buffers that had not come back are dropped then.
+pub struct Driver<P: Platform, T: Transport, M: StableBytesMut> {
+    parts: Lent<Parts<P, T, M>, ResetOnDrop>,
+}
+
+impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
+    /// Initialises the device, private state on the heap. It has no receive buffers yet:
+    /// [`Receiver::refill`].
+    ///
+    /// # Errors
+    /// [`InitError`] says why, and gives the transport back.
+    #[cfg(feature = "alloc")]
+    pub fn new(platform: P, transport: T, options: Options) -> Result<Self, InitError<T>> {
+        Self::start(platform, transport, &options, |negotiated, rx, tx| {
+            let receive = negotiated.queue(RECEIVE_QUEUE, rx)?;
+            match negotiated.queue(TRANSMIT_QUEUE, tx) {
+                Ok(transmit) => Ok((receive, transmit)),
+                Err(why) => Err(QueuesFailed(Some(receive), why)),
+            }
+        })
+    }
+
+    /// Initialises the device, private state in memory that is lent.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn new_in(
+        platform: P,
+        transport: T,
+        options: Options,
+        storage: Storage<M>,
+    ) -> Result<Self, InitError<T>> {
+        let Storage { receive, transmit } = storage;
+        Self::start(platform, transport, &options, |negotiated, rx, tx| {
+            let receive = negotiated.queue_in(RECEIVE_QUEUE, rx, receive)?;
+            match negotiated.queue_in(TRANSMIT_QUEUE, tx, transmit) {
+                Ok(transmit) => Ok((receive, transmit)),
+                Err(why) => Err(QueuesFailed(Some(receive), why)),
+            }
+        })
+    }
+
+    fn start(
+        platform: P,
+        transport: T,
+        options: &Options,
+        queues: impl FnOnce(
+            &mut Negotiated<P, T>,
+            &QueueConfig,
+            &QueueConfig,
+        ) -> Result<Queues<P, M>, QueuesFailed<P, M>>,
+    ) -> Result<Self, InitError<T>> {
+        let found = transport.device_id();
+        if found != DeviceId::NETWORK {
+            let why = InitFailure::WrongDevice {
+                expected: DeviceId::NETWORK.0,
+                found: found.0,
+            };
+            return Err(InitError { transport, why });
+        }
+        let wish = Wish {
+            want: SUPPORTED,
+            require: Features::EMPTY,
+            refuse: options.refuse,
+            requirements: REQUIREMENTS,
+        };
+        let mut negotiated = init::reset(transport, &platform)?.negotiate(&wish)?;
+        let features = negotiated.features();
+        let (mac, mtu) = match Self::facts(&mut negotiated, options) {
+            Ok(facts) => facts,
+            Err(why) => {
+                return Err(InitError {
+                    transport: negotiated.abort().0,
+                    why,
+                });
+            }
+        };
+        let header_len = header_len(features);
+        let receive = QueueConfig::new(options.receive_size).vector(options.receive_vector);
+        let transmit = QueueConfig::new(options.transmit_size)
+            .vector(options.transmit_vector)
+            .cells(header_len as u16, 0);
+        let (receive, transmit) = match queues(&mut negotiated, &receive, &transmit) {
+            Ok(queues) => queues,
+            Err(QueuesFailed(receive, why)) => {
+                let (transport, proof) = negotiated.abort();
+                discard(receive, proof.ok().as_ref());
+                return Err(InitError {
+                    transport,
+                    why: InitFailure::Queue(why),
+                });
+            }
+        };
+        let live = match negotiated.finish() {
+            Ok(live) => live,
+            Err(aborted) => {
+                let proof = aborted.proof.ok();
+                discard(Some(receive), proof.as_ref());
+                discard(Some(transmit), proof.as_ref());
+                return Err(InitError {
+                    transport: aborted.transport,
+                    why: aborted.why,
+                });
+            }
+        };
+        let (Ok(receive), Ok(transmit)) = (receive.start(&live), transmit.start(&live)) else {
+            // They are of this very device.
+            let why = InitFailure::Queue(QueueError::Failed);
+            let transport = match live.reset() {
+                Ok((transport, _)) => transport,
+                Err(leaked) => leaked.live.into_transport(),
+            };
+            return Err(InitError { transport, why });
+        };
+        let frame = mtu.map_or(0, |mtu| usize::from(mtu).wrapping_add(ETHERNET_HEADER));
+        let parts = Parts {
+            rx: Receiver {
+                queue: receive,
+                header_len,
+                buffer_len: header_len.wrapping_add(frame.max(ETHERNET_FRAME)),
+                runts: 0,
+            },
+            tx: Transmitter {
+                queue: transmit,
+                header_len,
+                mtu,
+            },
+            control: Control { live, mac, mtu },
+        };
+        Ok(Self {
+            parts: Lent::new(parts, ResetOnDrop),
+        })
+    }
+
+    /// Reads what the driver needs to know, and sets the vector for configuration changes.
+    fn facts(
+        negotiated: &mut Negotiated<P, T>,
+        options: &Options,
+    ) -> Result<(Option<[u8; 6]>, Option<u16>), InitFailure> {
+        let features = negotiated.features();
+        if let Some(vector) = options.config_vector {
+            negotiated.transport_mut().set_config_vector(Some(vector))?;
+        }
+        let platform = negotiated.platform().clone();
+        let (mac, mtu) =
+            config::consistent(negotiated.transport_mut(), &platform, features, |reader| {
+                let mac = if features.has(F::MAC) {
+                    Some(reader.get(wire::MAC)?)
+                } else {
+                    None
+                };
+                let mtu = if features.has(F::MTU) {
+                    Some(reader.get(wire::MTU)?)
+                } else {
+                    None
+                };
+                Ok((mac, mtu))
+            })?;
+        match mtu {
+            Some(mtu) if mtu < MIN_MTU => Err(InitFailure::Configuration {
+                field: "mtu",
+                value: mtu.into(),
+            }),
+            _ => Ok((mac, mtu)),
+        }
+    }
+
+    /// The receiving part.
+    #[inline]
+    #[must_use]
+    pub fn rx(&mut self) -> &mut Receiver<P, M> {
+        &mut self.parts.rx
+    }
+
+    /// The transmitting part.
+    #[inline]
+    #[must_use]
+    pub fn tx(&mut self) -> &mut Transmitter<P, M> {
+        &mut self.parts.tx
+    }
+
+    /// Facts and interrupts.
+    #[must_use]
+    pub fn control(&mut self) -> &mut Control<P, T> {
+        &mut self.parts.control
+    }
+
+    /// All three parts at once, borrowed.
+    #[inline]
+    #[must_use]
+    pub fn parts(
+        &mut self,
+    ) -> (
+        &mut Receiver<P, M>,
+        &mut Transmitter<P, M>,
+        &mut Control<P, T>,
+    ) {
+        let Parts { rx, tx, control } = &mut *self.parts;
+        (rx, tx, control)
+    }
+
+    /// Resets the device, and gives every buffer that has not come back to `f`, with the queue
+    /// that it was in. Returns the transport.
+    ///
+    /// # Errors
+    /// The driver and the reason, when the device does not confirm the reset: nothing was freed,
+    /// and it can be tried again. Dropping the driver then leaks its queues.
+    pub fn shutdown(self, f: impl FnMut(QueueIndex, M)) -> Result<T, (Self, InitFailure)> {
+        let (parts, home) = self.parts.into_parts();
+        parts.reset(f).map_err(|(parts, why)| {
+            (
+                Self {
+                    parts: Lent::new(parts, home),
+                },
+                why,
+            )
+        })
+    }
+}
+
+type Queues<P, M> = (
+    PendingQueue<P, Writable<M>>,
+    PendingQueue<P, Readable<Window<M>>>,
+);
+
+/// A queue that could not be set up, and one that had been before.
+struct QueuesFailed<P: Platform, M: StableBytesMut>(
+    Option<PendingQueue<P, Writable<M>>>,
+    QueueError,
+);
+
+impl<P: Platform, M: StableBytesMut> From<QueueError> for QueuesFailed<P, M> {
+    fn from(why: QueueError) -> Self {
+        Self(None, why)
+    }
+}
+
+/// Frees a queue of a device that was reset; without proof, it is leaked, and says so.
+fn discard<P: Platform, B: DmaBuf>(queue: Option<PendingQueue<P, B>>, proof: Option<&Quiesced>) {
+    if let (Some(queue), Some(proof)) = (queue, proof) {
+        drop(queue.close(proof));
+    }
+}
+
+impl<P: Platform, T: Transport, M: StableBytesMut> fmt::Debug for Driver<P, T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { rx, tx, control } = &*self.parts;
+        f.debug_struct("Driver")
+            .field("rx", rx)
+            .field("tx", tx)
+            .field("control", control)
+            .finish()
+    }
+}

@@ -1,0 +1,424 @@
+//! The only register loads and stores.
+//!
+//! ```text
+//!   Registers ──▶ Block<T> ──(field projection)──▶ Register<u16> ──▶ RegisterAccess ──▶ one
+//!   a mapped range, checked once                    a place           Native, or yours   access
+//! ```
+//!
+//! A device register is not memory: each access has a width that the specification fixes, happens
+//! exactly once, and is ordered against ring memory. So the last step, the load or the store, is
+//! written here and nowhere else.
+//!
+//! - **Width.** 8, 16 and 32 bits. A 64-bit register is two 32-bit registers, low half first:
+//!   devices are not obliged to accept more (VIRTIO 1.4, 4.1.3.1).
+//! - **Form.** On aarch64 a volatile access may compile to a form with write-back of the address,
+//!   which a hypervisor cannot emulate; inline assembly names the plain form there.
+//! - **Order.** A store comes after every earlier store to memory, and a load before every later
+//!   access of memory, on the bus as well as in the CPU: a doorbell must not overtake the ring it
+//!   announces, and a ring must not be read before the register that announced it.
+//! - **Endianness.** Registers are little-endian; values here are the CPU's.
+//!
+//! Invariants, by number, for the blocks below:
+//!
+//! 1. A [`Registers`] was promised at [`Registers::new`] to be mapped device registers (or memory
+//!    that stands for them), reached by nobody else, for as long as anything made from it is used.
+//! 2. A [`Register`] or [`Block`] lies wholly inside a `Registers` and is aligned to its type.
+//! 3. Every bit pattern is a value of its type, so whatever the device answers is valid.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use volatile::VolatilePtr;
+
+use crate::transport::{Doorbell, Isr};
+
+/// A range of device registers that the kernel has mapped. The one promise that the PCI and MMIO
+/// transports ask for.
+#[derive(Debug)]
+pub struct Registers {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: device registers belong to no core; who may use them is the owner's business.
+unsafe impl Send for Registers {}
+// SAFETY: shared access hands out places, which any core may load from and store to.
+unsafe impl Sync for Registers {}
+
+impl Registers {
+    /// The `len` bytes from `base` on are device registers.
+    ///
+    /// # Safety
+    /// 1. They are mapped for reading and writing, uncached ("device memory") on real hardware, and
+    ///    stay so while the transport made from them, or a [`Doorbell`] or [`Isr`] that it handed
+    ///    out, may be used. For a kernel that never unmaps a device's BARs: for ever.
+    /// 2. Nobody else uses these registers meanwhile: no second transport for the device.
+    /// 3. They are no memory that Rust code uses. A BAR holds what firmware *or the host* wrote
+    ///    there: a kernel that does not trust its host refuses to map addresses that are RAM.
+    #[must_use]
+    pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// Bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty)] // an empty range has no use that could ask
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The register at `offset`; `None` when it is not wholly inside, or not aligned.
+    pub(crate) fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
+        self.place(offset).map(Register)
+    }
+
+    /// The block of registers at the start; `None` when the range is too short, or not aligned.
+    pub(crate) fn block<T: zerocopy::FromBytes>(&self) -> Option<Block<T>> {
+        self.place(0).map(Block)
+    }
+
+    /// Whether the first register is at a multiple of `alignment`, a power of two.
+    pub(crate) fn is_aligned_to(&self, alignment: usize) -> bool {
+        self.base.addr().get() & (alignment - 1) == 0
+    }
+
+    fn place<T>(&self, offset: usize) -> Option<NonNull<T>> {
+        if offset.checked_add(size_of::<T>())? > self.len {
+            return None;
+        }
+        // SAFETY: by invariant 1 the range is mapped, and the test above keeps the result in it.
+        let place = unsafe { self.base.add(offset) }.cast::<T>();
+        place.is_aligned().then_some(place)
+    }
+}
+
+/// A structure of registers at a checked place.
+pub(crate) struct Block<T>(NonNull<T>);
+
+// SAFETY: as for `Registers`.
+unsafe impl<T> Send for Block<T> {}
+// SAFETY: as for `Registers`.
+unsafe impl<T> Sync for Block<T> {}
+
+impl<T> Block<T> {
+    /// For `map_field!`, which names the field; [`Register::of`] makes it a place to access.
+    #[inline]
+    pub(crate) fn fields(&self) -> VolatilePtr<'static, T> {
+        // SAFETY: aligned and mapped by invariants 1 and 2, initialized by 3; the lifetime is that
+        // of the mapping, which outlives everything made from it by 1.
+        unsafe { VolatilePtr::new(self.0) }
+    }
+}
+
+/// The place of one device register of type `u8`, `u16` or `u32`.
+///
+/// Only a transport makes one, so a [`RegisterAccess`] may rely on it being mapped and aligned.
+pub struct Register<T>(NonNull<T>);
+
+// SAFETY: a place; an access is a single load or store, which any core may do at any time.
+unsafe impl<T> Send for Register<T> {}
+// SAFETY: as for `Send`.
+unsafe impl<T> Sync for Register<T> {}
+
+impl<T> Clone for Register<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Register<T> {}
+
+impl<T> fmt::Debug for Register<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "u{} at {:p}", size_of::<T>() * 8, self.0)
+    }
+}
+
+impl<T> Register<T> {
+    /// The address that the transport's owner mapped it at: what a hypercall translates.
+    #[inline]
+    #[must_use]
+    pub fn address(self) -> usize {
+        self.0.addr().get()
+    }
+
+    /// The place of a field of a [`Block`].
+    #[inline]
+    pub(crate) fn of(field: VolatilePtr<'static, T>) -> Self {
+        Self(field.as_raw_ptr())
+    }
+}
+
+impl<T: Word> Register<T> {
+    /// Loads, before every later access of memory.
+    #[inline]
+    pub(crate) fn load(self) -> T {
+        // SAFETY: mapped and aligned by invariants 1 and 2.
+        let value = unsafe { T::load(self.0) };
+        after_load();
+        value
+    }
+
+    /// Stores, after every earlier store to memory.
+    #[inline]
+    pub(crate) fn store(self, value: T) {
+        before_store();
+        // SAFETY: mapped and aligned by invariants 1 and 2.
+        unsafe { T::store(self.0, value) }
+    }
+}
+
+/// How a register is reached.
+///
+/// [`Native`] loads and stores, which is right wherever the hypervisor traps or maps the access.
+/// A confidential guest may not rely on traps: it implements this trait with a hypercall.
+/// Values are in the CPU's byte order; the register is little-endian.
+pub trait RegisterAccess: Clone {
+    /// Reads 8 bits.
+    fn read8(&self, at: Register<u8>) -> u8;
+    /// Reads 16 bits in one access.
+    fn read16(&self, at: Register<u16>) -> u16;
+    /// Reads 32 bits in one access.
+    fn read32(&self, at: Register<u32>) -> u32;
+    /// Writes 8 bits.
+    fn write8(&self, at: Register<u8>, value: u8);
+    /// Writes 16 bits in one access.
+    fn write16(&self, at: Register<u16>, value: u16);
+    /// Writes 32 bits in one access.
+    fn write32(&self, at: Register<u32>, value: u32);
+    /// A doorbell that writes `value` to `at` each time: see [`Doorbell::function`].
+    fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell;
+    /// A handle that reads `at` each time: see [`Isr::function`].
+    fn isr(&self, at: Register<u8>) -> Isr;
+}
+
+/// Loads and stores.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Native;
+
+impl RegisterAccess for Native {
+    #[inline]
+    fn read8(&self, at: Register<u8>) -> u8 {
+        at.load()
+    }
+    #[inline]
+    fn read16(&self, at: Register<u16>) -> u16 {
+        at.load()
+    }
+    #[inline]
+    fn read32(&self, at: Register<u32>) -> u32 {
+        at.load()
+    }
+    #[inline]
+    fn write8(&self, at: Register<u8>, value: u8) {
+        at.store(value);
+    }
+    #[inline]
+    fn write16(&self, at: Register<u16>, value: u16) {
+        at.store(value);
+    }
+    #[inline]
+    fn write32(&self, at: Register<u32>, value: u32) {
+        at.store(value);
+    }
+    fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
+        Doorbell::register(at, value)
+    }
+    fn isr(&self, at: Register<u8>) -> Isr {
+        Isr::register(at)
+    }
+}
+
+/// A width that registers have.
+pub trait Word: Copy {
+    /// # Safety
+    /// `at` is a mapped register, aligned.
+    unsafe fn load(at: NonNull<Self>) -> Self;
+    /// # Safety
+    /// `at` is a mapped register, aligned.
+    unsafe fn store(at: NonNull<Self>, value: Self);
+}
+
+macro_rules! word {
+    ($word:ty, $load:literal, $store:literal) => {
+        impl Word for $word {
+            #[inline(always)]
+            unsafe fn load(at: NonNull<Self>) -> Self {
+                #[cfg(all(target_arch = "aarch64", not(miri)))]
+                let value = {
+                    let value: $word;
+                    // SAFETY: one load of a place that the caller vouches for.
+                    unsafe {
+                        core::arch::asm!($load, value = out(reg) value, at = in(reg) at.as_ptr(),
+                            options(nostack, preserves_flags));
+                    }
+                    value
+                };
+                #[cfg(not(all(target_arch = "aarch64", not(miri))))]
+                // SAFETY: the caller vouches for the place.
+                let value = unsafe { at.read_volatile() };
+                Self::from_le(value)
+            }
+
+            #[inline(always)]
+            unsafe fn store(at: NonNull<Self>, value: Self) {
+                let value = value.to_le();
+                #[cfg(all(target_arch = "aarch64", not(miri)))]
+                // SAFETY: one store to a place that the caller vouches for.
+                unsafe {
+                    core::arch::asm!($store, value = in(reg) value, at = in(reg) at.as_ptr(),
+                        options(nostack, preserves_flags));
+                }
+                #[cfg(not(all(target_arch = "aarch64", not(miri))))]
+                // SAFETY: the caller vouches for the place.
+                unsafe {
+                    at.write_volatile(value);
+                }
+            }
+        }
+    };
+}
+
+word!(u8, "ldrb {value:w}, [{at}]", "strb {value:w}, [{at}]");
+word!(u16, "ldrh {value:w}, [{at}]", "strh {value:w}, [{at}]");
+word!(u32, "ldr {value:w}, [{at}]", "str {value:w}, [{at}]");
+
+/// Orders a register store after earlier stores to memory. The other side is the device, which
+/// reads the ring after it has seen the register change: without this it may read an old ring.
+#[inline(always)]
+fn before_store() {
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("dmb oshst", options(nostack, preserves_flags));
+    }
+    #[cfg(all(any(target_arch = "riscv32", target_arch = "riscv64"), not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("fence w, o", options(nostack, preserves_flags));
+    }
+    // Stores leave an x86 CPU in program order, uncached ones too: only the compiler is to be held.
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    #[cfg(any(
+        miri,
+        not(any(
+            target_arch = "aarch64",
+            target_arch = "riscv32",
+            target_arch = "riscv64",
+            target_arch = "x86",
+            target_arch = "x86_64"
+        ))
+    ))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Orders a register load before later accesses of memory. The other side is the device, which
+/// writes the ring and then lets the register change: without this an old ring may be read.
+#[inline(always)]
+fn after_load() {
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+    }
+    #[cfg(all(any(target_arch = "riscv32", target_arch = "riscv64"), not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("fence i, rw", options(nostack, preserves_flags));
+    }
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    #[cfg(any(
+        miri,
+        not(any(
+            target_arch = "aarch64",
+            target_arch = "riscv32",
+            target_arch = "riscv64",
+            target_arch = "x86",
+            target_arch = "x86_64"
+        ))
+    ))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+/// The eight I/O ports of PCI configuration mechanism #1: the address at `0xcf8`, the data at
+/// `0xcfc`. Implemented by [`NativePorts`], and by whoever reaches ports in another way.
+pub trait ConfigPorts {
+    /// Reads 8 bits.
+    fn read8(&self, port: u16) -> u8;
+    /// Reads 16 bits.
+    fn read16(&self, port: u16) -> u16;
+    /// Reads 32 bits.
+    fn read32(&self, port: u16) -> u32;
+    /// Writes 8 bits.
+    fn write8(&self, port: u16, value: u8);
+    /// Writes 16 bits.
+    fn write16(&self, port: u16, value: u16);
+    /// Writes 32 bits.
+    fn write32(&self, port: u16, value: u32);
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+mod ports {
+    use super::ConfigPorts;
+    use core::arch::asm;
+
+    /// `in` and `out`. Other ports than the eight of configuration mechanism #1 are not touched:
+    /// they read as all-ones.
+    #[derive(Debug)]
+    pub struct NativePorts(());
+
+    impl NativePorts {
+        /// The ports of this machine.
+        ///
+        /// # Safety
+        /// 1. The CPU may use I/O ports: ring 0, or an I/O permission that allows them.
+        /// 2. `0xcf8` to `0xcff` are PCI configuration mechanism #1, and nothing else uses them
+        ///    meanwhile but other values of this type: the lock is in
+        ///    [`PortIo`](crate::transport::pci::PortIo).
+        #[must_use]
+        pub const unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    const fn ours(port: u16, width: u16) -> bool {
+        port >= 0xcf8 && port <= 0xd00 - width
+    }
+
+    macro_rules! port {
+        ($word:ty, $read:ident, $write:ident, $in:literal, $out:literal, $reg:tt) => {
+            fn $read(&self, port: u16) -> $word {
+                if !ours(port, size_of::<$word>() as u16) {
+                    return <$word>::MAX;
+                }
+                let value: $word;
+                // SAFETY: by the promise at `new`, one of the eight ports.
+                unsafe {
+                    asm!($in, out($reg) value, in("dx") port, options(nostack, preserves_flags));
+                }
+                value
+            }
+
+            fn $write(&self, port: u16, value: $word) {
+                if !ours(port, size_of::<$word>() as u16) {
+                    return;
+                }
+                // SAFETY: by the promise at `new`, one of the eight ports.
+                unsafe {
+                    asm!($out, in("dx") port, in($reg) value, options(nostack, preserves_flags));
+                }
+            }
+        };
+    }
+
+    impl ConfigPorts for NativePorts {
+        port!(u8, read8, write8, "in al, dx", "out dx, al", "al");
+        port!(u16, read16, write16, "in ax, dx", "out dx, ax", "ax");
+        port!(u32, read32, write32, "in eax, dx", "out dx, eax", "eax");
+    }
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+pub use ports::NativePorts;

@@ -1,0 +1,96 @@
+//! Private state of a queue: on the heap, or lent by the caller for ever.
+//!
+//! It is never in memory from a [`Platform`](crate::Platform): a host could write it there.
+
+use core::ops::{Deref, DerefMut};
+
+/// The record of one slot. Opaque: make an array of [`Slot::new`] to lend it to a queue.
+#[derive(Debug)]
+pub struct Slot<T> {
+    /// The buffer of the chain that starts here, while it is with the device.
+    pub(crate) payload: Option<T>,
+    /// Low half of the chain's running number.
+    pub(crate) number: u32,
+    /// Bytes of the chain that the device may write.
+    pub(crate) writable: u32,
+    /// The next free slot, or the next of the same chain.
+    pub(crate) next: u16,
+    /// Last slot of the chain that starts here, and [`REPLY`].
+    pub(crate) tail: u16,
+    /// Descriptors of the chain that starts here.
+    pub(crate) chain: u16,
+}
+
+/// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
+pub(crate) const REPLY: u16 = 0x8000;
+
+impl<T> Slot<T> {
+    /// An empty slot.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            payload: None,
+            number: 0,
+            writable: 0,
+            next: 0,
+            tail: 0,
+            chain: 0,
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    /// Puts a payload in its place. The slot is idle: what it held, if anything, is forgotten, not
+    /// dropped, which spares the data path the code to drop it.
+    #[inline(always)] // the payload is moved once
+    pub(crate) fn park(&mut self, payload: T) -> &mut T {
+        core::mem::forget(self.payload.take());
+        self.payload.insert(payload)
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A slice on the heap, or one that was lent.
+#[derive(Debug)]
+pub(crate) enum Storage<S: 'static> {
+    #[cfg(feature = "alloc")]
+    Heap(alloc::boxed::Box<[S]>),
+    Lent(&'static mut [S]),
+}
+
+impl<S: 'static> Storage<S> {
+    /// `num` fresh elements on the heap.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn heap(num: u16, fresh: impl Fn() -> S) -> Self {
+        Self::Heap((0..num).map(|_| fresh()).collect())
+    }
+}
+
+impl<S> Deref for Storage<S> {
+    type Target = [S];
+
+    #[inline]
+    fn deref(&self) -> &[S] {
+        match self {
+            #[cfg(feature = "alloc")]
+            Self::Heap(slice) => slice,
+            Self::Lent(slice) => slice,
+        }
+    }
+}
+
+impl<S> DerefMut for Storage<S> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [S] {
+        match self {
+            #[cfg(feature = "alloc")]
+            Self::Heap(slice) => slice,
+            Self::Lent(slice) => slice,
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The only accessors of words that the device also touches.
+//!
+//! # Invariants
+//!
+//! 1. Every pointer here lies in a [`DmaRegion`] that the same struct owns, at an offset that was
+//!    checked against the region's size when the struct was made. Indices are masked, so that no
+//!    value of any index leaves the region.
+//! 2. A word of a ring is accessed as an atomic of its own width, by us and by the device: a
+//!    descriptor as two 64-bit words, a used element as two 32-bit words, everything else as
+//!    16-bit words. There is never a reference or a slice over ring memory.
+//! 3. Cells are bytes that only one side writes at a time; a hostile device may write them at any
+//!    time, so replies are copied out by volatile reads.
+//!
+//! The orders of the accesses are the business of [`ring::notify`](crate::ring::notify): what is
+//! not named `_release` or `_acquire` here is relaxed.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use crate::dma::DmaRegion;
+use crate::platform::{DmaAddr, Platform};
+use crate::ring::layout::{self, LayoutError};
+use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
+
+/// The three areas of a split ring in one block.
+pub(crate) struct SplitMemory<P: Platform> {
+    desc: NonNull<u64>,
+    avail: NonNull<u16>,
+    used: NonNull<u8>,
+    mask: u32,
+    layout: layout::Layout,
+    region: DmaRegion<P>,
+}
+
+// SAFETY: the pointers lie in the region, which may move between threads.
+unsafe impl<P: Platform + Send> Send for SplitMemory<P> {}
+
+impl<P: Platform> SplitMemory<P> {
+    /// Lays a ring of `num` descriptors out in a region.
+    pub(crate) fn new(region: DmaRegion<P>, num: u16, align: usize) -> Result<Self, LayoutError> {
+        let layout = layout::vring_init(num, align)?;
+        if !num.is_power_of_two() {
+            return Err(LayoutError::Num { num });
+        }
+        let have = region.layout();
+        if have.size() < layout.size() || have.align() < layout.alignment() {
+            return Err(LayoutError::TooLarge { num, align });
+        }
+        let at = |offset: usize| {
+            // SAFETY: invariant 1: every offset of the layout is below its size, and the region
+            // is at least that large.
+            unsafe { region.ptr().add(offset) }
+        };
+        let (desc, avail, used) = (at(layout.desc), at(layout.avail), at(layout.used));
+        Ok(Self {
+            desc: desc.cast(),
+            avail: avail.cast(),
+            used,
+            mask: u32::from(num) - 1,
+            layout,
+            region,
+        })
+    }
+
+    /// Queue size less one.
+    #[inline]
+    pub(crate) fn mask(&self) -> u16 {
+        self.mask as u16
+    }
+
+    /// Bytes of the block.
+    pub(crate) fn size(&self) -> usize {
+        self.region.layout().size()
+    }
+
+    /// Where the device finds the three areas.
+    pub(crate) fn areas(&self) -> QueueAreas {
+        let at = |offset: usize| DmaAddr(self.region.addr().0.wrapping_add(offset as u64));
+        QueueAreas {
+            desc: at(self.layout.desc),
+            driver: at(self.layout.avail),
+            device: at(self.layout.used),
+        }
+    }
+
+    /// Hands the ring to a device. From here on it must not be freed before the device has
+    /// confirmed a reset.
+    pub(crate) fn expose(
+        &self,
+        transport: &mut impl Transport,
+        queue: QueueIndex,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, TransportError> {
+        // SAFETY: the areas are those of this ring, and its owners (`Virtqueue` and those before
+        // it) leak it rather than drop it without proof of a reset.
+        unsafe { transport.enable_queue(queue, self.mask() + 1, &self.areas(), vector) }
+    }
+
+    /// Writes a descriptor: two stores.
+    #[inline]
+    pub(crate) fn set_descriptor(&self, index: u32, addr: u64, len: u32, flags: u16, next: u16) {
+        let second = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
+        let offset = (index & self.mask) as usize * 2;
+        // SAFETY: invariant 1: the index is masked.
+        let first = unsafe { self.desc.add(offset) };
+        // SAFETY: invariant 1: a descriptor has two words.
+        let rest = unsafe { first.add(1) };
+        // SAFETY: invariants 1 and 2; the table is aligned to 16.
+        let first = unsafe { AtomicU64::from_ptr(first.as_ptr()) };
+        // SAFETY: as above.
+        let rest = unsafe { AtomicU64::from_ptr(rest.as_ptr()) };
+        first.store(addr.to_le(), Ordering::Relaxed);
+        rest.store(second.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn avail_word(&self, index: usize) -> &AtomicU16 {
+        // SAFETY: invariant 1: callers pass at most `num + 2`, the place of `used_event`.
+        let word = unsafe { self.avail.add(index) };
+        // SAFETY: invariants 1 and 2; the ring is aligned to 2.
+        unsafe { AtomicU16::from_ptr(word.as_ptr()) }
+    }
+
+    /// Writes an entry of the available ring.
+    #[inline]
+    pub(crate) fn set_avail_entry(&self, index: u32, head: u16) {
+        self.avail_word((index & self.mask) as usize + 2)
+            .store(head.to_le(), Ordering::Relaxed);
+    }
+
+    /// Writes the available index: everything written before is visible to who reads it.
+    #[inline]
+    pub(crate) fn set_avail_idx_release(&self, idx: u16) {
+        self.avail_word(1).store(idx.to_le(), Ordering::Release);
+    }
+
+    /// Writes the available ring's flags.
+    #[inline]
+    pub(crate) fn set_avail_flags(&self, flags: u16) {
+        self.avail_word(0).store(flags.to_le(), Ordering::Relaxed);
+    }
+
+    /// Writes `used_event`.
+    #[inline]
+    pub(crate) fn set_used_event(&self, event: u16) {
+        self.avail_word(self.mask as usize + 3)
+            .store(event.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn used_word(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: invariant 1: callers pass at most the offset of `avail_event`.
+        let word = unsafe { self.used.add(offset) };
+        // SAFETY: invariants 1 and 2; the ring is aligned to 4 and the offset is even.
+        unsafe { AtomicU16::from_ptr(word.as_ptr().cast()) }
+    }
+
+    /// Reads the used index: everything the device wrote before it is visible.
+    #[inline]
+    pub(crate) fn used_idx_acquire(&self) -> u16 {
+        u16::from_le(self.used_word(2).load(Ordering::Acquire))
+    }
+
+    /// Reads the used ring's flags.
+    #[inline]
+    pub(crate) fn used_flags(&self) -> u16 {
+        u16::from_le(self.used_word(0).load(Ordering::Relaxed))
+    }
+
+    /// Reads `avail_event`.
+    #[inline]
+    pub(crate) fn avail_event(&self) -> u16 {
+        let offset = 4 + 8 * (self.mask as usize + 1);
+        u16::from_le(self.used_word(offset).load(Ordering::Relaxed))
+    }
+
+    /// Reads an entry of the used ring: id and length, each once.
+    #[inline]
+    pub(crate) fn used_element(&self, index: u32) -> (u32, u32) {
+        let offset = 4 + 8 * (index & self.mask) as usize;
+        // SAFETY: invariant 1: the index is masked.
+        let id = unsafe { self.used.add(offset) };
+        // SAFETY: invariant 1: an element has two words.
+        let len = unsafe { id.add(4) };
+        // SAFETY: invariants 1 and 2; elements sit at multiples of 4.
+        let id = unsafe { AtomicU32::from_ptr(id.as_ptr().cast()) };
+        // SAFETY: as above.
+        let len = unsafe { AtomicU32::from_ptr(len.as_ptr().cast()) };
+        (
+            u32::from_le(id.load(Ordering::Relaxed)),
+            u32::from_le(len.load(Ordering::Relaxed)),
+        )
+    }
+}
+
+/// Header and reply cells, one of each per slot, in one region.
+pub(crate) struct CellMemory<P: Platform> {
+    view: Cells,
+    region: DmaRegion<P>,
+}
+
+// SAFETY: the pointer of the view lies in the region, which may move between threads.
+unsafe impl<P: Platform + Send> Send for CellMemory<P> {}
+
+/// Where the cells are. Only ever borrowed from the [`CellMemory`] that owns them.
+pub(crate) struct Cells {
+    base: NonNull<u8>,
+    addr: u64,
+    stride: usize,
+    header: u16,
+    reply: u16,
+    mask: u16,
+}
+
+impl<P: Platform> CellMemory<P> {
+    /// Room for a header and a reply of so many bytes per slot.
+    pub(crate) fn layout(num: u16, header: u16, reply: u16) -> Option<core::alloc::Layout> {
+        let size = Self::stride(header, reply).checked_mul(usize::from(num))?;
+        core::alloc::Layout::from_size_align(size, Self::ALIGN).ok()
+    }
+
+    const ALIGN: usize = 16;
+
+    fn stride(header: u16, reply: u16) -> usize {
+        Self::reply_offset(header) + usize::from(reply).next_multiple_of(Self::ALIGN)
+    }
+
+    fn reply_offset(header: u16) -> usize {
+        usize::from(header).next_multiple_of(Self::ALIGN)
+    }
+
+    /// Lays cells out in a region; `None` when it is too small or `num` is no power of two.
+    pub(crate) fn new(region: DmaRegion<P>, num: u16, header: u16, reply: u16) -> Option<Self> {
+        let needed = Self::layout(num, header, reply)?;
+        if region.layout().size() < needed.size() || !num.is_power_of_two() {
+            return None;
+        }
+        let view = Cells {
+            base: region.ptr(),
+            addr: region.addr().0,
+            stride: Self::stride(header, reply),
+            header,
+            reply,
+            mask: num - 1,
+        };
+        Some(Self { view, region })
+    }
+
+    /// The cells.
+    #[inline]
+    pub(crate) fn view(&self) -> &Cells {
+        &self.view
+    }
+
+    /// Bytes of the region.
+    pub(crate) fn size(&self) -> usize {
+        self.region.layout().size()
+    }
+}
+
+impl Cells {
+    /// Bytes of a header cell.
+    #[inline]
+    pub(crate) fn header_size(&self) -> u16 {
+        self.header
+    }
+
+    /// Bytes of a reply cell.
+    #[inline]
+    pub(crate) fn reply_size(&self) -> u16 {
+        self.reply
+    }
+
+    #[inline]
+    fn slot(&self, slot: u16) -> usize {
+        usize::from(slot & self.mask) * self.stride
+    }
+
+    fn reply_at(&self, slot: u16) -> usize {
+        self.slot(slot) + usize::from(self.header).next_multiple_of(16)
+    }
+
+    /// Copies a header into a slot's cell (as much as the cell holds); where the device finds it.
+    #[inline]
+    pub(crate) fn set_header(&self, slot: u16, bytes: &[u8]) -> u64 {
+        let offset = self.slot(slot);
+        let len = bytes.len().min(usize::from(self.header));
+        // SAFETY: invariant 1: the slot is masked.
+        let cell = unsafe { self.base.add(offset) };
+        // SAFETY: invariants 1 and 3; `len` is at most the cell's size, and the bytes of a caller
+        // are never device memory.
+        unsafe { cell.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), len) };
+        self.addr.wrapping_add(offset as u64)
+    }
+
+    /// Fills a slot's reply cell with ones, so that an answer that was never written shows;
+    /// where the device finds it.
+    #[inline]
+    pub(crate) fn reset_reply(&self, slot: u16) -> u64 {
+        let offset = self.reply_at(slot);
+        // SAFETY: invariant 1: the slot is masked.
+        let cell = unsafe { self.base.add(offset) };
+        // SAFETY: invariants 1 and 3.
+        unsafe { cell.as_ptr().write_bytes(0xff, usize::from(self.reply)) };
+        self.addr.wrapping_add(offset as u64)
+    }
+
+    /// Copies a slot's reply out, each byte read once.
+    pub(crate) fn read_reply(&self, slot: u16, dst: &mut [u8]) {
+        let offset = self.reply_at(slot);
+        for (i, byte) in dst.iter_mut().enumerate().take(usize::from(self.reply)) {
+            // SAFETY: invariant 1: the slot is masked and `i` is below the cell's size.
+            let cell = unsafe { self.base.add(offset + i) };
+            // SAFETY: invariants 1 and 3.
+            *byte = unsafe { cell.read_volatile() };
+        }
+    }
+}

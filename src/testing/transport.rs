@@ -1,0 +1,103 @@
+//! A transport without registers: the driver's end of a [`FakeDevice`].
+
+use super::device::FakeDevice;
+use crate::features::Features;
+use crate::transport::{
+    DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
+};
+
+/// The driver's end of a [`FakeDevice`].
+#[derive(Debug)]
+pub struct FakeTransport {
+    device: FakeDevice,
+}
+
+impl FakeTransport {
+    pub(super) fn new(device: FakeDevice) -> Self {
+        Self { device }
+    }
+
+    /// The test's end.
+    #[must_use]
+    pub fn device(&self) -> &FakeDevice {
+        &self.device
+    }
+}
+
+// SAFETY: 1. `Registers::enable_queue` gives the areas to the one `SplitDevice` of that queue.
+// 2. The status reads 0 only when `Registers::finish_reset` has dropped every `SplitDevice`, and
+// those that were taken out have stopped.
+unsafe impl Transport for FakeTransport {
+    fn device_id(&self) -> DeviceId {
+        self.device.registers().id
+    }
+
+    fn num_queues(&self) -> Option<u16> {
+        Some(self.device.registers().queues.len() as u16)
+    }
+
+    fn status(&self) -> Status {
+        self.device.registers().read_status()
+    }
+
+    fn set_status(&mut self, status: Status) {
+        self.device.registers().write_status(status);
+    }
+
+    fn device_features(&mut self) -> Features {
+        self.device.registers().offered
+    }
+
+    fn set_driver_features(&mut self, features: Features) {
+        self.device.registers().write_features(features);
+    }
+
+    fn max_queue_size(&mut self, queue: QueueIndex) -> u16 {
+        self.device.registers().max_queue_size(queue)
+    }
+
+    unsafe fn enable_queue(
+        &mut self,
+        queue: QueueIndex,
+        size: u16,
+        areas: &QueueAreas,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, TransportError> {
+        let epoch = {
+            let mut registers = self.device.registers();
+            registers.enable_queue(queue, size, areas, vector)?;
+            registers.epoch
+        };
+        let context = self.device.endpoint(queue, epoch);
+        Ok(Doorbell::function(FakeDevice::ring, context, queue.0))
+    }
+
+    fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {
+        self.device.registers().set_config_vector(vector)
+    }
+
+    fn config_generation(&self) -> Option<u32> {
+        self.device.registers().read_generation()
+    }
+
+    fn config_size(&self) -> usize {
+        self.device.registers().config.len()
+    }
+
+    fn read_config(&self, offset: usize, dst: &mut [u8]) -> Result<(), TransportError> {
+        self.device.registers().read_config(offset, dst)
+    }
+
+    fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
+        self.device.registers().write_config(offset, src)
+    }
+
+    fn take_isr(&mut self) -> Option<Isr> {
+        let taken = core::mem::replace(&mut self.device.registers().isr_taken, true);
+        if taken {
+            return None;
+        }
+        let context = self.device.endpoint(QueueIndex(0), 0);
+        Some(Isr::function(FakeDevice::ack, context))
+    }
+}

@@ -1,0 +1,217 @@
+//! MSI-X: a message to an interrupt controller for each vector (VIRTIO 1.4, 4.1.5.1.2).
+//!
+//! Two tables must agree. This one, which every PCI function may have, says what message each
+//! vector sends; the device's vector registers, written when a queue is enabled, say which vector a
+//! queue uses. A function with the capability present but not enabled sends none: then INTx and
+//! the [`Isr`](crate::transport::Isr) are what there is.
+
+use core::fmt;
+
+use super::access::{Address, ConfigAccess};
+use super::bar::{BarError, Bars};
+use super::capability::{Capabilities, MSIX};
+use super::{COMMAND, COMMAND_INTX_DISABLE};
+use crate::mmio::{Register, RegisterAccess, Registers};
+
+const ENABLE: u16 = 1 << 15;
+const FUNCTION_MASK: u16 = 1 << 14;
+const TABLE_SIZE: u16 = 0x7ff;
+const VECTOR_MASKED: u32 = 1;
+
+/// What a vector sends: a 32-bit write to the interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where to; a multiple of 4. On x86 `0xfee0_0000 | apic_id << 12`.
+    pub address: u64,
+    /// What. On x86 the interrupt vector.
+    pub data: u32,
+}
+
+/// Why MSI-X cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MsixError {
+    /// The function has no MSI-X capability.
+    Absent,
+    /// The BAR that holds the table cannot be used.
+    Bar(BarError),
+    /// The kernel did not map the table, or mapped less of it, or without its alignment.
+    MapFailed {
+        /// Physical address.
+        address: u64,
+        /// Bytes.
+        length: usize,
+    },
+    /// The function did not turn it on: the control register read back without the bit.
+    NotEnabled {
+        /// What was read back.
+        control: u16,
+    },
+    /// There is no such vector.
+    NoSuchVector {
+        /// The vector.
+        vector: u16,
+        /// How many there are.
+        vectors: u16,
+    },
+}
+
+impl fmt::Display for MsixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Absent => f.write_str("the function has no MSI-X: use INTx, or poll"),
+            Self::Bar(error) => write!(f, "the MSI-X table: {error}"),
+            Self::MapFailed { address, length } => write!(
+                f,
+                "the MSI-X table: {length} bytes at {address:#x} were not mapped, or not wholly, or \
+                 not with their alignment"
+            ),
+            Self::NotEnabled { control } => {
+                write!(
+                    f,
+                    "MSI-X does not turn on: its control register reads {control:#06x}"
+                )
+            }
+            Self::NoSuchVector { vector, vectors } => {
+                write!(f, "vector {vector} is not one of the function's {vectors}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for MsixError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Bar(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// The vectors of a function, 1 to 2048. All masked at first: [`set`](Self::set), then
+/// [`unmask`](Self::unmask).
+#[derive(Debug)]
+pub struct MsixTable<A> {
+    registers: Registers,
+    vectors: u16,
+    access: A,
+}
+
+/// Turns MSI-X off, where there is any.
+pub(super) fn turn_off(config: &impl ConfigAccess, address: Address) {
+    if let Some(msix) = Capabilities::new(config, address).find(|c| c.id == MSIX)
+        && msix.header & ENABLE != 0
+    {
+        config.write16(address, msix.register + 2, msix.header & !ENABLE);
+    }
+}
+
+impl<A: RegisterAccess> MsixTable<A> {
+    pub(super) fn enable(
+        config: &impl ConfigAccess,
+        address: Address,
+        access: A,
+        mut map: impl FnMut(u64, usize) -> Option<Registers>,
+    ) -> Result<Self, MsixError> {
+        let msix = Capabilities::new(config, address).find(|c| c.id == MSIX);
+        // The table's place follows the header: the capability does not fit at the very end.
+        let msix = msix.filter(|c| c.register <= 256 - 12);
+        let msix = msix.ok_or(MsixError::Absent)?;
+        let vectors = (msix.header & TABLE_SIZE) + 1;
+        let length = usize::from(vectors) * 16;
+        let [bar, offset] = {
+            let place = config.read32(address, msix.register + 4);
+            [place & 7, place & !7]
+        };
+        let physical = Bars::new(config, address)
+            .place(bar as u8, offset.into(), length as u64)
+            .map_err(MsixError::Bar)?;
+        let failed = MsixError::MapFailed {
+            address: physical,
+            length,
+        };
+        let registers = map(physical, length).ok_or(failed)?;
+        if registers.len() < length || !registers.is_aligned_to(4) {
+            return Err(failed);
+        }
+        let table = Self {
+            registers,
+            vectors,
+            access,
+        };
+
+        // Nothing is sent before the table is known to be masked.
+        let control = msix.register + 2;
+        config.write16(address, control, msix.header | ENABLE | FUNCTION_MASK);
+        for vector in 0..vectors {
+            table.set_mask(vector, true)?;
+        }
+        let command = config.read16(address, COMMAND);
+        config.write16(address, COMMAND, command | COMMAND_INTX_DISABLE);
+        config.write16(address, control, msix.header & !FUNCTION_MASK | ENABLE);
+        let got = config.read16(address, control);
+        if got & (ENABLE | FUNCTION_MASK) != ENABLE {
+            turn_off(config, address);
+            config.write16(address, COMMAND, command);
+            return Err(MsixError::NotEnabled { control: got });
+        }
+        Ok(table)
+    }
+
+    /// How many vectors there are, 1 to 2048.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty)] // there is always one
+    pub const fn len(&self) -> u16 {
+        self.vectors
+    }
+
+    /// Says what a vector sends. It is masked while that changes, and then as it was.
+    ///
+    /// # Errors
+    /// [`MsixError::NoSuchVector`].
+    pub fn set(&mut self, vector: u16, message: Message) -> Result<(), MsixError> {
+        let control = self.register(vector, 3)?;
+        let before = self.access.read32(control);
+        self.access.write32(control, before | VECTOR_MASKED);
+        let low = self.register(vector, 0)?;
+        self.access.write32(low, message.address as u32);
+        let high = self.register(vector, 1)?;
+        self.access.write32(high, (message.address >> 32) as u32);
+        let data = self.register(vector, 2)?;
+        self.access.write32(data, message.data);
+        self.access.write32(control, before);
+        Ok(())
+    }
+
+    /// Lets a vector send nothing; what it would have sent is remembered by the function.
+    ///
+    /// # Errors
+    /// [`MsixError::NoSuchVector`].
+    pub fn mask(&mut self, vector: u16) -> Result<(), MsixError> {
+        self.set_mask(vector, true)
+    }
+
+    /// Lets a vector send.
+    ///
+    /// # Errors
+    /// [`MsixError::NoSuchVector`].
+    pub fn unmask(&mut self, vector: u16) -> Result<(), MsixError> {
+        self.set_mask(vector, false)
+    }
+
+    fn set_mask(&self, vector: u16, masked: bool) -> Result<(), MsixError> {
+        let control = self.register(vector, 3)?;
+        let others = self.access.read32(control) & !VECTOR_MASKED;
+        let value = others | if masked { VECTOR_MASKED } else { 0 };
+        self.access.write32(control, value);
+        Ok(())
+    }
+
+    /// A word of a vector's entry.
+    fn register(&self, vector: u16, word: usize) -> Result<Register<u32>, MsixError> {
+        let vectors = self.vectors;
+        let at = usize::from(vector) * 16 + word * 4;
+        let register = self.registers.register(at).filter(|_| vector < vectors);
+        register.ok_or(MsixError::NoSuchVector { vector, vectors })
+    }
+}

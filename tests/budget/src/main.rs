@@ -1,0 +1,265 @@
+//! Counts the instructions of one round on the data path, under callgrind.
+//!
+//! A round is: one descriptor submitted, published, the kick decided, used by a device, reaped,
+//! and checked. The device is the smallest that works, in the same thread and in functions of its
+//! own, so that callgrind counts the driver alone: `cargo xtask test` runs this program under
+//! `valgrind --tool=callgrind --toggle-collect=...` for each function named `round_*`, which holds
+//! [`ROUNDS`] rounds and the caller's loop.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use vring::Platform;
+use vring::buffer::Readable;
+use vring::features::{Feature, Features, Wish};
+use vring::init::{self, QueueConfig};
+use vring::platform::{Direction, DmaAddr, DmaError, Mapping, RawRegion};
+use vring::transport::{
+    DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
+};
+use vring::virtqueue::Virtqueue;
+
+/// Rounds per call of a `round_*` function.
+const ROUNDS: usize = 32 * 64;
+
+/// Physical is virtual.
+#[derive(Clone, Copy, Debug)]
+struct Identity;
+
+// SAFETY: the global allocator gives memory that is ours alone; the "device" is in this process,
+// and an address is a pointer.
+unsafe impl Platform for Identity {
+    const DIRECT: bool = true;
+
+    fn alloc(&self, layout: Layout) -> Result<RawRegion, DmaError> {
+        // SAFETY: rings have a size.
+        let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
+        let (size, align) = (layout.size(), layout.align());
+        let ptr = NonNull::new(ptr).ok_or(DmaError::OutOfMemory { size, align })?;
+        Ok(RawRegion {
+            ptr,
+            addr: DmaAddr(ptr.as_ptr().expose_provenance() as u64),
+            layout,
+        })
+    }
+
+    unsafe fn dealloc(&self, region: RawRegion) {
+        // SAFETY: it came from `alloc`.
+        unsafe { std::alloc::dealloc(region.ptr.as_ptr(), region.layout) }
+    }
+
+    #[inline]
+    unsafe fn map(&self, buf: NonNull<[u8]>, _: Direction) -> Result<Mapping, DmaError> {
+        let ptr = buf.cast::<u8>();
+        let addr = DmaAddr(ptr.as_ptr().expose_provenance() as u64);
+        Ok(Mapping {
+            addr,
+            len: buf.len() as u32,
+            ptr,
+            token: 0,
+        })
+    }
+
+    unsafe fn unmap(&self, _: Mapping, _: Direction, _: u32) {}
+}
+
+/// A device that accepts everything and remembers where its queue is.
+#[derive(Debug)]
+struct Board {
+    features: Features,
+    status: Status,
+    areas: Option<QueueAreas>,
+}
+
+// SAFETY: there is no device behind it but `Device` below, which stops when `main` does.
+unsafe impl Transport for Board {
+    fn device_id(&self) -> DeviceId {
+        DeviceId::NETWORK
+    }
+    fn num_queues(&self) -> Option<u16> {
+        Some(1)
+    }
+    fn status(&self) -> Status {
+        self.status
+    }
+    fn set_status(&mut self, status: Status) {
+        self.status = status;
+    }
+    fn device_features(&mut self) -> Features {
+        self.features
+    }
+    fn set_driver_features(&mut self, _: Features) {}
+    fn max_queue_size(&mut self, _: QueueIndex) -> u16 {
+        256
+    }
+    unsafe fn enable_queue(
+        &mut self,
+        _: QueueIndex,
+        _: u16,
+        areas: &QueueAreas,
+        _: Option<u16>,
+    ) -> Result<Doorbell, TransportError> {
+        self.areas = Some(*areas);
+        Ok(Doorbell::function(|_, _| {}, 0, 0))
+    }
+    fn set_config_vector(&mut self, _: Option<u16>) -> Result<(), TransportError> {
+        Ok(())
+    }
+    fn config_generation(&self) -> Option<u32> {
+        None
+    }
+    fn config_size(&self) -> usize {
+        0
+    }
+    fn read_config(&self, _: usize, _: &mut [u8]) -> Result<(), TransportError> {
+        Err(TransportError::Unsupported {
+            what: "configuration",
+        })
+    }
+    fn write_config(&mut self, _: usize, _: &[u8]) -> Result<(), TransportError> {
+        Err(TransportError::Unsupported {
+            what: "configuration",
+        })
+    }
+    fn take_isr(&mut self) -> Option<Isr> {
+        None
+    }
+}
+
+/// Returns everything that is available, in order, with length 0.
+struct Device {
+    avail: *const u16,
+    used: *mut u16,
+    num: u16,
+    at: u16,
+}
+
+impl Device {
+    #[inline(never)]
+    fn run(&mut self) {
+        let word = |i: usize| {
+            // SAFETY: `i` is a word of the available ring, which lives until `main` ends.
+            let at = unsafe { self.avail.add(i) };
+            // SAFETY: as above, and every access to it is atomic.
+            unsafe { AtomicU16::from_ptr(at.cast_mut()) }
+        };
+        let idx = word(1).load(Ordering::Acquire);
+        while self.at != idx {
+            let slot = usize::from(self.at % self.num);
+            let head = word(2 + slot).load(Ordering::Relaxed);
+            // SAFETY: an element of the used ring.
+            let element = unsafe { self.used.add(2 + slot * 4) }.cast::<u32>();
+            // SAFETY: as for the available ring.
+            unsafe { AtomicU32::from_ptr(element) }.store(head.into(), Ordering::Relaxed);
+            self.at = self.at.wrapping_add(1);
+        }
+        // SAFETY: the index of the used ring.
+        let idx = unsafe { self.used.add(1) };
+        // SAFETY: as for the available ring.
+        unsafe { AtomicU16::from_ptr(idx) }.store(self.at, Ordering::Release);
+    }
+}
+
+type Buf = Readable<Box<[u8]>>;
+type Queue = Virtqueue<Identity, Buf>;
+type Pool = Vec<Buf>;
+
+#[inline(never)]
+fn round_burst_32(queue: &mut Queue, device: &mut Device, pool: &mut Pool) {
+    for _ in 0..ROUNDS / 32 {
+        let mut bufs = pool.drain(pool.len() - 32..);
+        queue.submit_burst(&mut bufs).expect("room for 32");
+        drop(bufs);
+        queue.kick();
+        device.run();
+        queue
+            .drain(|done| pool.push(done.into_buf()))
+            .expect("an honest device");
+    }
+}
+
+#[inline(never)]
+fn round_single_32(queue: &mut Queue, device: &mut Device, pool: &mut Pool) {
+    for _ in 0..ROUNDS / 32 {
+        for _ in 0..32 {
+            let buf = pool.pop().expect("a buffer");
+            queue.submit(buf).expect("room for 32");
+        }
+        queue.kick();
+        device.run();
+        while let Some(done) = queue.next_completion().expect("an honest device") {
+            pool.push(done.into_buf());
+        }
+    }
+}
+
+#[inline(never)]
+fn round_single_1(queue: &mut Queue, device: &mut Device, pool: &mut Pool) {
+    for _ in 0..ROUNDS {
+        let buf = pool.pop().expect("a buffer");
+        queue.submit(buf).expect("room for one");
+        queue.kick();
+        device.run();
+        while let Some(done) = queue.next_completion().expect("an honest device") {
+            pool.push(done.into_buf());
+        }
+    }
+}
+
+fn main() {
+    let event_idx = std::env::args().any(|arg| arg == "event-idx");
+    let offered = Features::of(&[Feature::VERSION_1, Feature::EVENT_IDX]);
+    let refuse = if event_idx {
+        Features::EMPTY
+    } else {
+        Features::of(&[Feature::EVENT_IDX])
+    };
+    let wish = Wish {
+        want: offered,
+        refuse,
+        ..Wish::default()
+    };
+    let board = Board {
+        features: offered,
+        status: Status::empty(),
+        areas: None,
+    };
+    let mut negotiated = init::reset(board, &Identity)
+        .expect("reset")
+        .negotiate(&wish)
+        .expect("features");
+    let pending = negotiated
+        .queue(QueueIndex(0), &QueueConfig::new(256))
+        .expect("queue");
+    let live = negotiated.finish().expect("live");
+    let Ok(mut queue) = pending.start::<Board>(&live) else {
+        unreachable!("one device")
+    };
+
+    let areas = queue.areas();
+    let at = |addr: DmaAddr| std::ptr::with_exposed_provenance_mut::<u16>(addr.0 as usize);
+    let num = queue.size();
+    let mut device = Device {
+        avail: at(areas.driver),
+        used: at(areas.device),
+        num,
+        at: 0,
+    };
+
+    let mut pool: Pool = (0..64).map(|_| Readable(vec![0u8; 64].into())).collect();
+    for _ in 0..4 {
+        round_burst_32(&mut queue, &mut device, &mut pool);
+        round_single_32(&mut queue, &mut device, &mut pool);
+        round_single_1(&mut queue, &mut device, &mut pool);
+    }
+    println!("{ROUNDS} rounds a call, 4 calls of each");
+    let (_, proof) = live.reset().expect("reset");
+    assert_eq!(
+        queue
+            .close(&proof)
+            .map(Iterator::count)
+            .unwrap_or(usize::MAX),
+        0
+    );
+}
