@@ -1,6 +1,63 @@
 //! Everything a person runs.
+
 mod qemu;
-fn main() {
-    if qemu::init::is_init() { qemu::init::main(); }
-    qemu::rig();
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+/// Everything a person runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boots the guest in QEMU with vhost and proves it.
+    Qemu(qemu::cli::QemuArgs),
+    #[command(name = qemu::native::AGENT, hide = true)]
+    QemuAgent,
+    #[command(name = qemu::native::PROBE, hide = true)]
+    QemuNativeProbe,
+}
+
+fn main() -> ExitCode {
+    if qemu::init::is_init() {
+        qemu::init::main();
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
+            if !asked && words.first().is_some_and(|word| word == "qemu") {
+                qemu::usage_error(words, &error.render().to_string());
+            }
+            // It prints to the right stream; a stream that is closed hears nothing.
+            drop(error.print());
+            return ExitCode::from(if asked { 0 } else { 2 });
+        }
+    };
+    match cli.command {
+        Command::Qemu(args) => ExitCode::from(qemu::main(&args, words)),
+        Command::QemuAgent => plain(qemu::native::agent_main()),
+        Command::QemuNativeProbe => plain(qemu::native::probe_main()),
+    }
+}
+
+fn plain(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -47,11 +47,24 @@ pub(crate) trait Outlet: Send {
 #[derive(Debug)]
 pub(crate) struct StreamOutlet<W> {
     stream: W,
+    ships_files: bool,
 }
 
 impl<W: Write> StreamOutlet<W> {
+    /// For a far side on another machine.
     pub(crate) fn new(stream: W) -> Self {
-        Self { stream }
+        Self {
+            stream,
+            ships_files: true,
+        }
+    }
+
+    /// For a far side on this machine, whose files need not travel.
+    pub(crate) fn in_place(stream: W) -> Self {
+        Self {
+            stream,
+            ships_files: false,
+        }
     }
 
     fn line(&mut self, frame: &Frame) -> anyhow::Result<()> {
@@ -70,8 +83,11 @@ impl<W: Write + Send> Outlet for StreamOutlet<W> {
     }
 
     fn file(&mut self, name: &str, path: &Path) -> anyhow::Result<()> {
-        let file = std::fs::File::open(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        if !self.ships_files {
+            return Ok(());
+        }
+        let file =
+            std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let bytes = file.metadata()?.len().min(FILE_LIMIT);
         self.line(&Frame::File {
             name: name.into(),
@@ -110,10 +126,15 @@ pub(crate) fn receive(
             return Ok(());
         }
         let frame: Frame = serde_json::from_slice(&line).with_context(|| {
-            format!("not a frame: {:?}", String::from_utf8_lossy(&line[..line.len().min(80)]))
+            format!(
+                "not a frame: {:?}",
+                String::from_utf8_lossy(&line[..line.len().min(80)])
+            )
         })?;
         if let Frame::File { name, bytes } = &frame {
-            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            let plain = name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
             anyhow::ensure!(plain && !name.starts_with('.'), "{name:?} is no file name");
             let mut file = std::fs::File::create(dir.join(name))?;
             let copied = std::io::copy(&mut std::io::Read::take(&mut stream, *bytes), &mut file)?;

@@ -148,7 +148,11 @@ impl<W: Write> Cpio<'_, W> {
 
     fn pad(&mut self) -> anyhow::Result<()> {
         let over = (self.at % 4) as usize;
-        if over == 0 { Ok(()) } else { self.raw(&[0; 4][over..]) }
+        if over == 0 {
+            Ok(())
+        } else {
+            self.raw(&[0; 4][over..])
+        }
     }
 
     fn entry(&mut self, name: &str, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
@@ -219,7 +223,11 @@ mod tests {
         );
         let missing = parse_ldd("\tlibz.so.9 => not found\n").unwrap_err();
         assert!(missing.to_string().contains("libz.so.9"));
-        assert!(parse_ldd("\tnot a dynamic executable\n").unwrap().is_empty());
+        assert!(
+            parse_ldd("\tnot a dynamic executable\n")
+                .unwrap()
+                .is_empty()
+        );
         assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());
     }
 

@@ -37,8 +37,8 @@ impl ModuleTree {
         let mut files = BTreeMap::new();
         let mut todo = vec![dir.join("kernel")];
         while let Some(dir) = todo.pop() {
-            let entries =
-                std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
+            let entries = std::fs::read_dir(&dir)
+                .with_context(|| format!("cannot list {}", dir.display()))?;
             for entry in entries {
                 let path = entry?.path();
                 if path.is_dir() {
@@ -160,8 +160,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("kernel")).unwrap();
         std::fs::write(dir.path().join("kernel/tun.ko"), b"junk").unwrap();
-        std::fs::write(dir.path().join("modules.builtin"), "kernel/drivers/virtio/virtio.ko\n")
-            .unwrap();
+        std::fs::write(
+            dir.path().join("modules.builtin"),
+            "kernel/drivers/virtio/virtio.ko\n",
+        )
+        .unwrap();
         let tree = ModuleTree::read(dir.path()).unwrap();
         assert!(tree.closure(&["virtio"]).unwrap().is_empty());
         let error = format!("{:#}", tree.closure(&["tun"]).unwrap_err());

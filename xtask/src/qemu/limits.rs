@@ -28,6 +28,7 @@ pub(crate) fn interrupted() -> bool {
 pub(crate) struct Deadline {
     start: Instant,
     end: Instant,
+    gone: Option<&'static AtomicBool>,
 }
 
 impl Deadline {
@@ -36,6 +37,15 @@ impl Deadline {
         Self {
             start,
             end: start + limit,
+            gone: None,
+        }
+    }
+
+    /// The same deadline for waits that make sense only as long as QEMU lives.
+    pub(crate) fn unless(self, gone: &'static AtomicBool) -> Self {
+        Self {
+            gone: Some(gone),
+            ..self
         }
     }
 
@@ -49,6 +59,7 @@ impl Deadline {
         Self {
             start: inner.start,
             end: inner.end.min(self.end),
+            gone: self.gone,
         }
     }
 
@@ -60,6 +71,11 @@ impl Deadline {
     pub(crate) fn check(&self, waiting_for: &str) -> Result<(), Stop> {
         if interrupted() {
             return Err(Stop::Interrupted);
+        }
+        if self.gone.is_some_and(|gone| gone.load(Ordering::SeqCst)) {
+            return Err(Stop::Broken(anyhow::anyhow!(
+                "QEMU ended while the harness waited for {waiting_for}"
+            )));
         }
         if self.left().is_zero() {
             return Err(Stop::TimeLimit {

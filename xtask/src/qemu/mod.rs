@@ -1,34 +1,227 @@
-//! `cargo xtask qemu`.
+//! `cargo xtask qemu`: boots the guest on a real host path and proves which one ran.
+//!
+//! The order is: probe, provide, build, run, judge, report. A refusal comes before anything is
+//! compiled; a report is written on every way out. Each mode (native, nested, off) only decides
+//! where [`inner::run`] runs; what it does there is the same.
+
 mod channel;
+pub(crate) mod cli;
+mod guest;
 pub(crate) mod init;
 mod initramfs;
 mod inner;
 mod job;
 mod kmod;
 mod limits;
+pub(crate) mod native;
 mod outer;
 mod peer;
+mod probe;
 mod process;
 mod proof;
+mod provision;
 mod report;
+mod session;
 mod stop;
 mod tap;
+mod ui;
 
-pub(crate) fn rig() {
-    use std::path::Path;
-    let t0 = std::time::Instant::now();
-    let root = Path::new("/tmp/xt/root");
-    let release = "6.1.0-56-cloud-amd64";
-    let kernel = outer::Kernel { image: root.join("boot").join(format!("vmlinuz-{release}")), modules: root.join("lib/modules").join(release), release: release.into() };
-    let qemu = job::Tool { path: "/usr/bin/qemu-system-x86_64".into(), library_path: None };
-    let dir = Path::new("/tmp/xt/run");
-    std::fs::create_dir_all(dir).unwrap();
-    let job = job::Job { mode: "nested".into(), qemu: qemu.clone(), strace: Some(job::Tool { path: "/usr/bin/strace".into(), library_path: None }), machine: "q35".into(), accel: "tcg".into(), nic: "disable-legacy=on".into(), guest: "/usr/lib/ipxe/qemu/efi-virtio.rom".into(), command_line: String::new(), guest_pings: 0, link: job::Link::VhostTap, load: job::Load { pings: 0, tcp_bytes: 0, datagrams: 0, burst: 0 }, dir: "/x".into(), boot_seconds: 60, total_seconds: 120 };
-    let initramfs = dir.join("initramfs.cpio");
-    outer::pack(&job, &kernel, &initramfs).unwrap();
-    println!("packed {} at {:?}", initramfs.metadata().unwrap().len(), t0.elapsed());
-    let (tx, rx) = std::sync::mpsc::channel();
-    let mut outer = outer::Outer::start(&qemu, "tcg", &kernel, &initramfs, dir, tx).unwrap();
-    for frame in rx.iter() { println!("{:?} {frame:?}", t0.elapsed()); }
-    println!("{:?}", outer.process().wait(limits::Deadline::seconds(20)));
+use std::path::{Path, PathBuf};
+
+use self::cli::QemuArgs;
+use self::report::{Artifact, Failure, Report, Skipped};
+use self::stop::{EXIT_FAILED, EXIT_OK, EXIT_TIME, Stop};
+use self::ui::Ui;
+
+/// Name of the report.
+const REPORT: &str = "report.json";
+
+/// The directory of everything that a run leaves, unless asked otherwise.
+fn default_out() -> PathBuf {
+    target_dir().join("qemu")
+}
+
+/// Cargo's target directory: this program lies in it, and cargo marks it as a cache.
+fn target_dir() -> PathBuf {
+    let marked = std::env::current_exe().ok().and_then(|me| {
+        me.ancestors()
+            .find(|dir| dir.join("CACHEDIR.TAG").exists())
+            .map(Path::to_path_buf)
+    });
+    marked.unwrap_or_else(|| workspace().join("target"))
+}
+
+/// The workspace that this program was built from.
+fn workspace() -> PathBuf {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest
+        .parent()
+        .map_or(manifest.clone(), Path::to_path_buf)
+}
+
+/// Runs the command; the exit code.
+pub(crate) fn main(args: &QemuArgs, command: Vec<String>) -> u8 {
+    limits::catch_signals();
+    let ui = Ui::new(args.quiet);
+    let out = args.out.clone().unwrap_or_else(default_out);
+    let out = std::path::absolute(&out).unwrap_or(out);
+    let path = out.join(REPORT);
+    // Two runs in one place would mix their artifacts; the first one keeps the place.
+    let _lock = match session::lock(&out) {
+        Ok(lock) => lock,
+        Err(stop) => {
+            eprintln!("{stop}");
+            return stop.exit_code();
+        }
+    };
+    let mut report = Report::unfinished(command);
+    if let Err(error) = report.write(&path) {
+        eprintln!("{error:#}");
+        return EXIT_FAILED;
+    }
+    report.findings.failures.clear();
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        session::run(args, &out, &ui, &mut report)
+    }));
+    ui.end();
+    let result = caught.unwrap_or_else(|_| {
+        Err(Stop::Broken(anyhow::anyhow!(
+            "the harness panicked; its message is above, and it is a bug"
+        )))
+    });
+    finish(&mut report, result, &out);
+    if let Err(error) = report.write(&path) {
+        eprintln!("{error:#}");
+    }
+    ui.report(&report, &path, args.format);
+    report.exit_code
+}
+
+/// Reports a command line that cannot be understood, where the report would have been.
+pub(crate) fn usage_error(command: Vec<String>, message: &str) {
+    let mut report = Report::unfinished(command);
+    report.findings.failures.clear();
+    let stop = Stop::Usage(message.trim().into());
+    let out = default_out();
+    // A run that holds the place keeps its report.
+    let Ok(_lock) = session::lock(&out) else {
+        return;
+    };
+    finish(&mut report, Err(stop), &out);
+    if let Err(error) = report.write(&out.join(REPORT)) {
+        eprintln!("{error:#}");
+    }
+}
+
+/// Turns what happened into a verdict and lists what the run left.
+fn finish(report: &mut Report, result: Result<(), Stop>, out: &Path) {
+    let code = match &result {
+        Ok(()) if report.findings.failures.is_empty() => EXIT_OK,
+        Ok(()) if report.findings.timed_out => EXIT_TIME,
+        Ok(()) => EXIT_FAILED,
+        Err(stop) => stop.exit_code(),
+    };
+    if let Err(stop) = result {
+        report.findings.failures.push(failure(&stop));
+        if let Stop::Missing { what, why, fix } = stop {
+            report.findings.skipped.push(Skipped { what, why, fix });
+        }
+    }
+    report.exit_code = code;
+    report.ok = code == EXIT_OK;
+    report.artifacts = artifacts(&out.join(session::ARTIFACTS));
+}
+
+fn failure(stop: &Stop) -> Failure {
+    match stop {
+        Stop::Usage(text) => Failure::new(
+            "usage",
+            "a command line that can be understood",
+            text,
+            "cargo xtask qemu --help",
+        ),
+        Stop::Missing { what, why, fix } => Failure::new("prerequisites", what, why, fix.clone()),
+        Stop::TimeLimit {
+            waiting_for,
+            seconds,
+        } => Failure::new(
+            "time limit",
+            waiting_for,
+            format!("not within {seconds} s"),
+            "the artifacts show how far the run came; --time-limit gives it more",
+        ),
+        Stop::Interrupted => Failure::new(
+            "run",
+            "a run that reaches its end",
+            "interrupted by a signal",
+            "run it again",
+        ),
+        Stop::Broken(error) => Failure::new(
+            "run",
+            "a run that reaches its end",
+            format!("{error:#}"),
+            "the artifacts show how far the run came",
+        ),
+    }
+}
+
+fn artifacts(dir: &Path) -> Vec<Artifact> {
+    let mut found: Vec<Artifact> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let bytes = entry.metadata().ok().filter(|m| m.is_file())?.len();
+            Some(Artifact {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                path: entry.path(),
+                bytes,
+            })
+        })
+        .filter(|artifact| artifact.bytes > 0)
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_its_code_and_its_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let ends: [(Result<(), Stop>, u8); 6] = [
+            (Ok(()), 0),
+            (Err(Stop::Broken(anyhow::anyhow!("x"))), 1),
+            (Err(Stop::Usage("x".into())), 2),
+            (Err(Stop::missing("x", "y", "z")), 3),
+            (
+                Err(Stop::TimeLimit {
+                    waiting_for: "x".into(),
+                    seconds: 1,
+                }),
+                4,
+            ),
+            (Err(Stop::Interrupted), 130),
+        ];
+        for (result, code) in ends {
+            let mut report = Report::unfinished(Vec::new());
+            report.findings.failures.clear();
+            finish(&mut report, result, dir.path());
+            assert_eq!(report.exit_code, code);
+            assert_eq!(report.ok, code == 0);
+            assert_eq!(report.findings.failures.is_empty(), code == 0);
+            assert_eq!(report.findings.skipped.len(), usize::from(code == 3));
+        }
+    }
+
+    #[test]
+    fn a_wait_inside_that_ran_out_is_a_time_limit_too() {
+        let mut report = Report::unfinished(Vec::new());
+        report.findings.timed_out = true;
+        finish(&mut report, Ok(()), Path::new("/nowhere"));
+        assert_eq!(report.exit_code, EXIT_TIME);
+    }
 }

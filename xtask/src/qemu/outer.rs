@@ -31,6 +31,9 @@ pub(crate) const RUN_DIR: &str = "/run/vring";
 /// Name of the outer machine's console log among the artifacts.
 pub(crate) const CONSOLE_LOG: &str = "outer-console.log";
 
+/// Name of the log of the outer QEMU itself.
+pub(crate) const STDERR_LOG: &str = "outer-stderr.log";
+
 const GUEST: &str = "/guest";
 const CHANNEL_FD: i32 = 10;
 
@@ -77,11 +80,16 @@ fn qemu_modules(qemu: &Tool) -> Vec<PathBuf> {
     let Some(prefix) = qemu.path.parent().and_then(Path::parent) else {
         return Vec::new();
     };
-    ["lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu", "lib/qemu-kvm"]
-        .iter()
-        .map(|dir| prefix.join(dir).join("accel-tcg-x86_64.so"))
-        .filter(|path| path.exists())
-        .collect()
+    [
+        "lib/x86_64-linux-gnu/qemu",
+        "lib64/qemu",
+        "lib/qemu",
+        "lib/qemu-kvm",
+    ]
+    .iter()
+    .map(|dir| prefix.join(dir).join("accel-tcg-x86_64.so"))
+    .filter(|path| path.exists())
+    .collect()
 }
 
 /// Packs this program, QEMU, strace, the guest and the job.
@@ -160,7 +168,9 @@ impl Outer {
     ) -> Result<Self, Stop> {
         let (near, far) = UnixStream::pair().context("cannot make a socket pair")?;
         let console = dir.join(CONSOLE_LOG);
-        let console = console.to_str().context("the path of the logs is no UTF-8")?;
+        let console = console
+            .to_str()
+            .context("the path of the logs is no UTF-8")?;
         let accel = match accel {
             "tcg" => "tcg,thread=multi",
             other => other,
@@ -175,18 +185,24 @@ impl Outer {
             "-append",
             "console=ttyS0 loglevel=4 panic=-1 mitigations=off random.trust_cpu=on",
         ]);
-        command.args(["-chardev", &format!("file,id=console,path={}", console.replace(',', ",,"))]);
+        command.args([
+            "-chardev",
+            &format!("file,id=console,path={}", console.replace(',', ",,")),
+        ]);
         command.args(["-serial", "chardev:console"]);
         command.args(["-device", "virtio-serial-pci"]);
         command.args(["-chardev", &format!("socket,id=agent,fd={CHANNEL_FD}")]);
-        command.args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")]);
+        command.args([
+            "-device",
+            &format!("virtserialport,chardev=agent,name={PORT}"),
+        ]);
         command
             .fd_mappings(vec![FdMapping {
                 parent_fd: far.into(),
                 child_fd: CHANNEL_FD,
             }])
             .context("cannot pass the channel")?;
-        let stderr = dir.join("outer-stderr.log");
+        let stderr = dir.join(STDERR_LOG);
         let stderr = std::fs::File::create(&stderr)
             .with_context(|| format!("cannot write {}", stderr.display()))?;
         command

@@ -107,10 +107,6 @@ impl Tap {
         Ok(tap)
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The descriptor for QEMU; it can be taken once.
     pub(crate) fn take_fd(&mut self) -> anyhow::Result<OwnedFd> {
         self.fd

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context as _;
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -49,7 +49,8 @@ fn value(text: &str) -> String {
 fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
-    add(&["-nodefaults", "-no-user-config", "-no-reboot"]);
+    // -S: nothing runs before the harness is ready to watch.
+    add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
     add(&["-display", "none", "-m", "256", "-smp", "1", "-cpu", "max"]);
     let accel = match job.accel.as_str() {
         "tcg" => "tcg,thread=multi",
@@ -63,7 +64,7 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     let exit = format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04");
     add(&["-device", &exit]);
     let guest = job.guest.to_str().context("the guest's path is no UTF-8")?;
-    if job.command_line.is_empty() { add(&["-fw_cfg", "name=opt/none,string=x"]); } else { add(&["-kernel", guest, "-append", &job.command_line]); }
+    add(&["-kernel", guest, "-append", &job.command_line]);
     let netdev = match job.link {
         Link::VhostTap => format!("tap,id=n0,fd={TAP_FD},vhost=on"),
         // Port 0: the host chooses one, and QEMU tells which.
@@ -82,7 +83,7 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
         }
     };
     add(&["-netdev", &netdev]);
-    let device = format!("virtio-net-pci,id=net0,netdev=n0,romfile={},{}", if job.command_line.is_empty() { guest } else { "" }, job.nic);
+    let device = format!("virtio-net-pci,id=net0,netdev=n0,romfile=,{}", job.nic);
     add(&["-device", device.trim_end_matches(',')]);
     let trace = job.dir.join(TRACE_LOG);
     let trace = trace.to_str().context("the log directory is no UTF-8")?;

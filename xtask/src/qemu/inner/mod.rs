@@ -1,56 +1,245 @@
 //! One run of the guest, on whatever Linux has the link: the same code natively, nested and off.
+//!
+//! It starts QEMU, looks at the live device over QMP, drives the traffic, ends the guest and judges
+//! what it saw. Everything found goes home through an [`Outlet`], piece by piece, so that a run
+//! that is cut off still tells how far it came.
 
-pub(crate) mod command;
-pub(crate) mod qmp;
+mod capture;
+mod command;
+mod live;
+mod qmp;
+mod serial;
+mod traffic;
+mod verdict;
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use serde_json::json;
 
+use self::live::Live;
+use self::serial::Serial;
 use super::channel::{Frame, Outlet};
-use super::job::{Job, PEER};
+use super::job::{Job, Link, PEER, PREFIX};
 use super::limits::Deadline;
+use super::report::{Failure, Findings, Vhost};
 use super::stop::Stop;
 use super::tap::Tap;
 
-pub(crate) fn run(job: &Job, outlet: &mut dyn Outlet) {
-    if let Err(stop) = rig(job, outlet) {
-        outlet.send(Frame::Broken {
-            message: stop.to_string(),
-        });
-    }
-    for name in ["strace.log", "qemu-trace.log", "qemu-stderr.log", "qmp.log"] {
-        drop(outlet.file(name, &job.dir.join(name)));
-    }
+/// Name of the guest's serial log among the artifacts.
+pub(crate) const SERIAL_LOG: &str = "serial.log";
+/// Name of the log of QMP commands and answers.
+pub(crate) const QMP_LOG: &str = "qmp.log";
+
+/// How long QEMU may take to answer anything.
+const QMP_SECONDS: u64 = 30;
+/// How long the guest may take to end after its goodbye.
+const END_SECONDS: u64 = 30;
+
+/// A run under way.
+struct Run<'a> {
+    job: &'a Job,
+    outlet: &'a mut dyn Outlet,
+    findings: Findings,
+    phase: Option<(String, Instant)>,
+    deadline: Deadline,
 }
 
-fn rig(job: &Job, outlet: &mut dyn Outlet) -> Result<(), Stop> {
-    let deadline = Deadline::seconds(job.total_seconds);
-    outlet.send(Frame::Phase { name: "tap".into() });
-    let mut tap = Tap::new("tap0", PEER, std::net::Ipv4Addr::new(255, 255, 255, 0))?;
-    outlet.send(Frame::Phase { name: "qemu".into() });
-    let qemu = command::start(job, Some(&mut tap))?;
-    outlet.send(Frame::Serial { line: qemu.command.clone() });
-    let (mut qmp, version) = qmp::Qmp::connect(qemu.qmp.try_clone().unwrap(), &job.dir.join("qmp.log"), deadline.within(60))?;
-    outlet.send(Frame::Serial { line: version });
-    deadline.within(90).poll("vhost", || {
-        let v = qmp.execute("x-query-virtio-status", json!({"path": "/machine/peripheral/net0/virtio-backend"}), deadline)?;
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        Ok((v["vhost-started"] == true).then_some(()))
-    })?;
-    outlet.send(Frame::Serial { line: "vhost started".into() });
-    for q in 0..2 {
-        let v = qmp.execute("x-query-virtio-vhost-queue-status", json!({"path": "/machine/peripheral/net0/virtio-backend", "queue": q}), deadline)?;
-        outlet.send(Frame::Serial { line: v.to_string() });
+/// Runs the job to its end, whatever that is.
+pub(crate) fn run(job: &Job, outlet: &mut dyn Outlet) {
+    let mut run = Run {
+        job,
+        outlet,
+        findings: Findings {
+            vhost: Vhost {
+                mode: job.mode.clone(),
+                ..Vhost::default()
+            },
+            ..Findings::default()
+        },
+        phase: None,
+        deadline: Deadline::seconds(job.total_seconds),
+    };
+    if let Err(stop) = run.all() {
+        let phase = run
+            .phase
+            .as_ref()
+            .map_or("start", |(name, _)| name)
+            .to_owned();
+        run.fail(&phase, stop, "");
     }
-    outlet.send(Frame::Serial { line: format!("pid {} {:?}", qemu.process.id(), tap.counters()) });
-    for e in std::fs::read_dir("/proc").unwrap().flatten() {
-        if let Ok(c) = std::fs::read_to_string(e.path().join("comm")) && c.contains("vhost") {
-            outlet.send(Frame::Serial { line: format!("{:?} {c}", e.path()) });
+    run.end_phase();
+    run.send_files();
+    run.send_findings();
+}
+
+impl Run<'_> {
+    fn phase(&mut self, name: &str) {
+        self.end_phase();
+        self.outlet.send(Frame::Phase { name: name.into() });
+        self.phase = Some((name.into(), Instant::now()));
+    }
+
+    fn end_phase(&mut self) {
+        if let Some((name, start)) = self.phase.take() {
+            self.findings
+                .duration_s
+                .insert(name, start.elapsed().as_secs_f64());
+            self.send_findings();
         }
     }
-    if let Ok(t) = std::fs::read_dir(format!("/proc/{}/task", qemu.process.id())) {
-        for e in t.flatten() { outlet.send(Frame::Serial { line: std::fs::read_to_string(e.path().join("comm")).unwrap() }); }
+
+    fn send_findings(&mut self) {
+        let findings = Box::new(self.findings.clone());
+        self.outlet.send(Frame::Findings { findings });
     }
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    drop(qemu);
-    Ok(())
+
+    fn send_files(&mut self) {
+        let Ok(entries) = std::fs::read_dir(&self.job.dir) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if entry.path().is_file()
+                && let Err(error) = self.outlet.file(&name.to_string_lossy(), &entry.path())
+            {
+                // The verdict does not hang on an artifact, but its absence is not hidden.
+                self.findings.skipped.push(super::report::Skipped {
+                    what: format!("artifact {}", name.to_string_lossy()),
+                    why: format!("{error:#}"),
+                    fix: "run it again".into(),
+                });
+            }
+        }
+    }
+
+    /// Records why something ended early.
+    fn fail(&mut self, check: &str, stop: Stop, serial_tail: &str) {
+        if matches!(stop, Stop::TimeLimit { .. }) {
+            self.findings.timed_out = true;
+        }
+        let mut seen = stop.to_string();
+        if !serial_tail.is_empty() {
+            seen += &format!("; the guest's last lines:\n{serial_tail}");
+        }
+        self.findings.failures.push(Failure::new(
+            check,
+            "this part of the run reaches its end",
+            seen,
+            format!("{SERIAL_LOG} and {QMP_LOG} show what went before"),
+        ));
+    }
+
+    fn all(&mut self) -> Result<(), Stop> {
+        self.phase("link");
+        std::fs::create_dir_all(&self.job.dir)
+            .map_err(|error| anyhow::anyhow!("cannot make {}: {error}", self.job.dir.display()))?;
+        let mut tap = match self.job.link {
+            Link::VhostTap => {
+                let mask = Ipv4Addr::from(u32::MAX << (32 - u32::from(PREFIX)));
+                Some(Tap::new("tap0", PEER, mask)?)
+            }
+            Link::User => None,
+        };
+        self.versions();
+
+        self.phase("guest_boot");
+        let qemu = command::start(self.job, tap.as_mut())?;
+        self.findings
+            .versions
+            .insert("qemu_command".into(), qemu.command.clone());
+        let log = self.job.dir.join(SERIAL_LOG);
+        let mut serial = Serial::watch(qemu.serial, &log)?;
+        self.deadline = self.deadline.unless(serial.gone);
+        let mut live = Live::connect(
+            self.job,
+            qemu.qmp,
+            self.deadline.within(QMP_SECONDS),
+            &self.job.dir.join(command::STDERR_LOG),
+        )?;
+        self.findings
+            .versions
+            .insert("qemu".into(), live.version.clone());
+        let mut process = qemu.process;
+
+        let result = self.with_guest(&mut live, &mut serial, tap.as_ref(), process.id());
+        if let Err(stop) = result {
+            serial.pump(self.outlet);
+            let phase = self
+                .phase
+                .as_ref()
+                .map_or("run", |(name, _)| name)
+                .to_owned();
+            let tail = serial.tail();
+            self.fail(&phase, stop, &tail);
+            // The rings as they stand, for whoever looks for the cause; QEMU may be gone.
+            drop(live.dump_rings(&self.findings.queues, "failure", Deadline::seconds(5)));
+        }
+        let status = match process.try_wait()? {
+            Some(status) => Some(status),
+            None => process.wait(Deadline::seconds(2)).ok(),
+        };
+        process.kill();
+        self.phase("judge");
+        // What the guest said last is read after its end.
+        let silence = Deadline::seconds(5);
+        drop(serial.wait::<()>("the end", silence, self.outlet, |_| None));
+        verdict::judge(self.job, &mut self.findings, &serial, status);
+        Ok(())
+    }
+
+    /// Everything that needs the guest alive.
+    fn with_guest(
+        &mut self,
+        live: &mut Live,
+        serial: &mut Serial,
+        tap: Option<&Tap>,
+        pid: u32,
+    ) -> Result<(), Stop> {
+        let boot = self.deadline.within(self.job.boot_seconds);
+        live.qmp.execute("cont", json!({}), boot)?;
+        verdict::wait_hello(serial, boot, self.outlet)?;
+        let ready = serial.wait("the guest to be ready", boot, self.outlet, verdict::ready);
+        verdict::take_announcements(&mut self.findings, &serial.events);
+        ready?;
+
+        self.phase("proof");
+        let limit = self.deadline.within(QMP_SECONDS);
+        live.examine(self.job, &mut self.findings, pid, limit)?;
+        live.dump_rings(&self.findings.queues, "live", limit)?;
+
+        self.traffic(live, serial, tap)?;
+
+        self.phase("end");
+        let limit = self.deadline.within(QMP_SECONDS);
+        self.findings.vhost.started_after_traffic = live.vhost_started(limit)?;
+        live.dump_rings(&self.findings.queues, "end", limit)?;
+        let endpoints = live.endpoints(self.job, limit)?;
+        super::peer::stream::finish(endpoints.control, self.deadline.within(END_SECONDS))?;
+        serial.wait(
+            "the guest's last word",
+            Deadline::seconds(END_SECONDS),
+            self.outlet,
+            verdict::done,
+        )?;
+        Ok(())
+    }
+
+    fn versions(&mut self) {
+        let uname = rustix::system::uname();
+        let kernel = format!(
+            "{} {}",
+            uname.sysname().to_string_lossy(),
+            uname.release().to_string_lossy()
+        );
+        self.findings.versions.insert("peer_kernel".into(), kernel);
+        if let Some(strace) = &self.job.strace {
+            let mut command = strace.command();
+            command.arg("-V");
+            if let Ok(output) = super::process::run(&mut command, Deadline::seconds(10)) {
+                let line = output.stdout.lines().next().unwrap_or_default().to_owned();
+                self.findings.versions.insert("strace".into(), line);
+            }
+        }
+    }
 }

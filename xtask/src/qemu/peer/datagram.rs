@@ -100,7 +100,9 @@ impl Line {
         match rustix::net::recv(&self.socket, &mut bytes[..], flags) {
             Ok((count, _)) => Ok(Datagram::parse(&bytes[..count])),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNREFUSED) => Ok(None),
-            Err(error) => Err(anyhow::Error::new(error).context("cannot receive UDP").into()),
+            Err(error) => Err(anyhow::Error::new(error)
+                .context("cannot receive UDP")
+                .into()),
         }
     }
 
@@ -303,7 +305,10 @@ mod tests {
         let to = fake.endpoints().paced;
         let deadline = Deadline::seconds(30);
         let down = paced_down(to, 5000, deadline, &mut |_, _| ()).unwrap();
-        assert!(down.received >= 5000 && down.sent >= down.received, "{down:?}");
+        assert!(
+            down.received >= 5000 && down.sent >= down.received,
+            "{down:?}"
+        );
         let up = paced_up(to, 5000, deadline, &mut |_, _| ()).unwrap();
         assert!(up.received >= 5000 && up.sent >= up.received, "{up:?}");
     }
@@ -314,7 +319,10 @@ mod tests {
         let to = fake.endpoints().paced;
         let deadline = Deadline::seconds(30);
         let down = paced_down(to, 1000, deadline, &mut |_, _| ()).unwrap();
-        assert!(down.received >= 1000 && down.sent > down.received, "{down:?}");
+        assert!(
+            down.received >= 1000 && down.sent > down.received,
+            "{down:?}"
+        );
         let up = paced_up(to, 1000, deadline, &mut |_, _| ()).unwrap();
         assert!(up.received >= 1000 && up.sent > 1000, "{up:?}");
     }
@@ -325,9 +333,15 @@ mod tests {
         let to = fake.endpoints().burst;
         let deadline = Deadline::seconds(30);
         let down = burst_down(to, 2000, deadline).unwrap();
-        assert!(down.sent == 2000 && (1..=2000).contains(&down.received), "{down:?}");
+        assert!(
+            down.sent == 2000 && (1..=2000).contains(&down.received),
+            "{down:?}"
+        );
         let up = burst_up(to, 2000, deadline).unwrap();
-        assert!(up.sent == 2000 && (1..=2000).contains(&up.received), "{up:?}");
+        assert!(
+            up.sent == 2000 && (1..=2000).contains(&up.received),
+            "{up:?}"
+        );
     }
 
     #[test]
@@ -336,7 +350,13 @@ mod tests {
         let to = silent.local_addr().unwrap();
         let deadline = Deadline::after(Duration::from_millis(300));
         let none: Progress<'_> = &mut |_, _| ();
-        assert!(matches!(paced_down(to, 10, deadline, none), Err(Stop::TimeLimit { .. })));
-        assert!(matches!(burst_up(to, 10, deadline), Err(Stop::TimeLimit { .. })));
+        assert!(matches!(
+            paced_down(to, 10, deadline, none),
+            Err(Stop::TimeLimit { .. })
+        ));
+        assert!(matches!(
+            burst_up(to, 10, deadline),
+            Err(Stop::TimeLimit { .. })
+        ));
     }
 }

@@ -63,7 +63,11 @@ fn control(stream: &mut std::net::TcpStream, lie: Lie) {
     let mut word = [0; 7];
     stream.read_exact(&mut word).unwrap();
     assert_eq!(&word, b"finish\n");
-    let answer: &[u8] = if lie == Lie::CutShort { b"by" } else { b"bye\n" };
+    let answer: &[u8] = if lie == Lie::CutShort {
+        b"by"
+    } else {
+        b"bye\n"
+    };
     stream.write_all(answer).unwrap();
 }
 
@@ -79,7 +83,9 @@ fn sink(stream: &mut std::net::TcpStream, lie: Lie) {
 fn source(stream: &mut std::net::TcpStream, lie: Lie) {
     let mut count = [0; 8];
     stream.read_exact(&mut count).unwrap();
-    let mut bytes: Vec<u8> = (0..u64::from_le_bytes(count)).map(|at| (at * 7) as u8).collect();
+    let mut bytes: Vec<u8> = (0..u64::from_le_bytes(count))
+        .map(|at| (at * 7) as u8)
+        .collect();
     let digest = Sha256::digest(&bytes);
     if lie == Lie::FlipBit {
         bytes[1000] ^= 1;
@@ -103,7 +109,9 @@ fn send(socket: &UdpSocket, to: SocketAddr, kind: Kind, seq: u32, value: u32) {
 fn paced(socket: UdpSocket, lie: Lie) {
     let (mut highest, mut distinct, mut since) = (0, 0, 0);
     let mut bytes = [0; 2048];
-    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
     let mut peer = None;
     loop {
         let Ok((count, from)) = socket.recv_from(&mut bytes) else {
@@ -113,7 +121,11 @@ fn paced(socket: UdpSocket, lie: Lie) {
             continue;
         };
         match Datagram::parse(&bytes[..count]).unwrap() {
-            Datagram { kind: Kind::Data, seq, .. } => {
+            Datagram {
+                kind: Kind::Data,
+                seq,
+                ..
+            } => {
                 if lie == Lie::DropSome && seq % 50 == 0 {
                     continue;
                 }
@@ -124,7 +136,11 @@ fn paced(socket: UdpSocket, lie: Lie) {
                     send(&socket, from, Kind::Ack, highest, distinct);
                 }
             }
-            Datagram { kind: Kind::Start, value, .. } => {
+            Datagram {
+                kind: Kind::Start,
+                value,
+                ..
+            } => {
                 peer = None;
                 paced_source(&socket, from, value, lie);
             }
@@ -165,10 +181,18 @@ fn burst(socket: UdpSocket, lie: Lie) {
     loop {
         let (count, from) = socket.recv_from(&mut bytes).unwrap();
         match Datagram::parse(&bytes[..count]).unwrap() {
-            Datagram { kind: Kind::Data, seq, .. } => {
+            Datagram {
+                kind: Kind::Data,
+                seq,
+                ..
+            } => {
                 received += u32::from(lie != Lie::DropSome || seq % 50 != 0);
             }
-            Datagram { kind: Kind::Start, value, .. } => {
+            Datagram {
+                kind: Kind::Start,
+                value,
+                ..
+            } => {
                 (sent, received) = (value, 0);
                 for seq in 1..=value {
                     if lie != Lie::DropSome || seq % 50 != 0 {
@@ -179,7 +203,9 @@ fn burst(socket: UdpSocket, lie: Lie) {
                     send(&socket, from, Kind::Stats, sent, received);
                 }
             }
-            Datagram { kind: Kind::Query, .. } => send(&socket, from, Kind::Stats, sent, received),
+            Datagram {
+                kind: Kind::Query, ..
+            } => send(&socket, from, Kind::Stats, sent, received),
             _ => {}
         }
     }

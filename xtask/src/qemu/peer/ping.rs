@@ -82,8 +82,7 @@ pub(crate) fn ping(
             match socket.recv(&mut buffer) {
                 Ok(size) => {
                     // SAFETY: `recv` filled the first `size` bytes, and `u8` has no padding.
-                    let packet =
-                        unsafe { &*(std::ptr::from_ref(&buffer[..size]) as *const [u8]) };
+                    let packet = unsafe { &*(std::ptr::from_ref(&buffer[..size]) as *const [u8]) };
                     if answers(packet, &request) {
                         result.received += 1;
                         break;

@@ -33,12 +33,14 @@ impl Noise {
 
 fn connect(to: SocketAddr, stall: &Stall) -> Result<TcpStream, Stop> {
     // The guest may still be putting its listener back after the connection before.
-    let stream = stall.current.poll(&format!("a connection to {to}"), || {
-        match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
-            Ok(stream) => Ok(Some(stream)),
-            Err(_) => Ok(None),
-        }
-    })?;
+    let stream =
+        stall.current.poll(
+            &format!("a connection to {to}"),
+            || match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
+                Ok(stream) => Ok(Some(stream)),
+                Err(_) => Ok(None),
+            },
+        )?;
     stream
         .set_read_timeout(Some(SOCKET_TICK))
         .and_then(|()| stream.set_write_timeout(Some(SOCKET_TICK)))
@@ -199,7 +201,10 @@ mod tests {
         let mut last = (0, 0);
         let deadline = Deadline::seconds(20);
         let to = fake.endpoints();
-        let result = down(to.sink, BYTES, deadline, &mut |done, all| last = (done, all)).unwrap();
+        let result = down(to.sink, BYTES, deadline, &mut |done, all| {
+            last = (done, all)
+        })
+        .unwrap();
         assert!(result.sha256_ok && result.bytes == BYTES, "{result:?}");
         assert_eq!(last, (BYTES, BYTES));
         let result = up(to.source, BYTES, deadline, &mut |_, _| ()).unwrap();
@@ -212,8 +217,16 @@ mod tests {
         let fake = Fake::start(Lie::FlipBit);
         let deadline = Deadline::seconds(20);
         let to = fake.endpoints();
-        assert!(!down(to.sink, BYTES, deadline, &mut |_, _| ()).unwrap().sha256_ok);
-        assert!(!up(to.source, BYTES, deadline, &mut |_, _| ()).unwrap().sha256_ok);
+        assert!(
+            !down(to.sink, BYTES, deadline, &mut |_, _| ())
+                .unwrap()
+                .sha256_ok
+        );
+        assert!(
+            !up(to.source, BYTES, deadline, &mut |_, _| ())
+                .unwrap()
+                .sha256_ok
+        );
     }
 
     #[test]

@@ -127,7 +127,10 @@ mod tests {
     fn equal_is_equal() {
         let host = parse_vhost(&answer()).unwrap();
         let (queue, differences) = compare(driver(), host, false);
-        assert!(queue.matches_driver && differences.is_empty(), "{differences:?}");
+        assert!(
+            queue.matches_driver && differences.is_empty(),
+            "{differences:?}"
+        );
     }
 
     #[test]

@@ -21,15 +21,25 @@ pub(crate) struct Notifications {
 
 /// Counts the traced events in QEMU's log.
 pub(crate) fn count_trace(log: &str) -> (usize, usize) {
-    let count = |prefix: &str| log.lines().filter(|line| event(line).starts_with(prefix)).count();
-    (count("virtio_set_status "), count("virtio_pci_notify_write"))
+    let count = |prefix: &str| {
+        log.lines()
+            .filter(|line| event(line).starts_with(prefix))
+            .count()
+    };
+    (
+        count("virtio_set_status "),
+        count("virtio_pci_notify_write"),
+    )
 }
 
 /// The event of a line, which may begin with `123@456.789:`.
 fn event(line: &str) -> &str {
     match line.split_once(':') {
         Some((prefix, rest))
-            if prefix.contains('@') && prefix.bytes().all(|b| b"@.".contains(&b) || b.is_ascii_digit()) =>
+            if prefix.contains('@')
+                && prefix
+                    .bytes()
+                    .all(|b| b"@.".contains(&b) || b.is_ascii_digit()) =>
         {
             rest
         }
@@ -84,7 +94,12 @@ fn find_start(calls: &[Call], queues: usize) -> Start<'_> {
         .iter()
         .rev()
         .filter(|call| call.thread == thread)
-        .take_while(|call| matches!(call.name.as_str(), "eventfd2" | "VHOST_SET_VRING_CALL" | "KVM_IOEVENTFD" | "KVM_IRQFD"))
+        .take_while(|call| {
+            matches!(
+                call.name.as_str(),
+                "eventfd2" | "VHOST_SET_VRING_CALL" | "KVM_IOEVENTFD" | "KVM_IRQFD"
+            )
+        })
         .collect();
     before.reverse();
     let mut backends = 0;
@@ -154,15 +169,31 @@ impl Start<'_> {
 pub(crate) fn steps(calls: &[Call], queues: usize, notifications: Notifications) -> Vec<Step> {
     let start = find_start(calls, queues);
     let (guest, host) = start.notifiers(queues);
-    let enough = |found: Vec<String>| if found.len() >= queues { found } else { Vec::new() };
+    let enough = |found: Vec<String>| {
+        if found.len() >= queues {
+            found
+        } else {
+            Vec::new()
+        }
+    };
     let mut all = vec![
         observed("virtio_pci_set_guest_notifiers", enough(guest)),
         observed("virtio_bus_set_host_notifier", enough(host)),
         ioeventfd(&start, notifications),
-        observed("vhost_dev_start: features", start.named("VHOST_SET_FEATURES")),
-        observed("vhost_dev_start: memory table", start.named("VHOST_SET_MEM_TABLE")),
+        observed(
+            "vhost_dev_start: features",
+            start.named("VHOST_SET_FEATURES"),
+        ),
+        observed(
+            "vhost_dev_start: memory table",
+            start.named("VHOST_SET_MEM_TABLE"),
+        ),
         start.each("vhost_kernel_set_vring_num", "VHOST_SET_VRING_NUM", queues),
-        start.each("vhost_kernel_set_vring_base", "VHOST_SET_VRING_BASE", queues),
+        start.each(
+            "vhost_kernel_set_vring_base",
+            "VHOST_SET_VRING_BASE",
+            queues,
+        ),
     ];
     let endian = start.named("VHOST_SET_VRING_ENDIAN");
     all.push(if endian.is_empty() {
@@ -175,10 +206,26 @@ pub(crate) fn steps(calls: &[Call], queues: usize, notifications: Notifications)
         observed("vhost_kernel_set_vring_endian", endian)
     });
     all.extend([
-        start.each("vhost_kernel_set_vring_addr", "VHOST_SET_VRING_ADDR", queues),
-        start.each("vhost_kernel_set_vring_kick", "VHOST_SET_VRING_KICK", queues),
-        start.each("vhost_kernel_set_vring_call", "VHOST_SET_VRING_CALL", queues),
-        start.each("vhost_kernel_net_set_backend", "VHOST_NET_SET_BACKEND", queues),
+        start.each(
+            "vhost_kernel_set_vring_addr",
+            "VHOST_SET_VRING_ADDR",
+            queues,
+        ),
+        start.each(
+            "vhost_kernel_set_vring_kick",
+            "VHOST_SET_VRING_KICK",
+            queues,
+        ),
+        start.each(
+            "vhost_kernel_set_vring_call",
+            "VHOST_SET_VRING_CALL",
+            queues,
+        ),
+        start.each(
+            "vhost_kernel_net_set_backend",
+            "VHOST_NET_SET_BACKEND",
+            queues,
+        ),
         not_taken(
             "vhost_set_vring_enable",
             "the kernel's vhost has no such operation (vhost-user has): setting the back end \
@@ -275,13 +322,20 @@ mod tests {
         let host = by_name(&steps, "virtio_bus_set_host_notifier");
         assert!(host.evidence[0].ends_with("= 20") && host.evidence[1].ends_with("= 21"));
         let backend = by_name(&steps, "vhost_kernel_net_set_backend");
-        assert_eq!(backend.evidence.len(), 2, "the stop is no part of the start");
+        assert_eq!(
+            backend.evidence.len(),
+            2,
+            "the stop is no part of the start"
+        );
     }
 
     #[test]
     fn with_host_notifiers_first_they_are_still_told_apart() {
         let log = LOG
-            .replace("96 2.1 eventfd2", "96 2.1 eventfd2(0, A) = 100\n96 2.1 eventfd2(0, B) = 101\n96 2.1 eventfd2")
+            .replace(
+                "96 2.1 eventfd2",
+                "96 2.1 eventfd2(0, A) = 100\n96 2.1 eventfd2(0, B) = 101\n96 2.1 eventfd2",
+            )
             .replace("96 2.5 eventfd2(0, EFD_CLOEXEC|EFD_NONBLOCK) = 20\n", "")
             .replace("96 2.6 eventfd2(0, EFD_CLOEXEC|EFD_NONBLOCK) = 21\n", "");
         let steps = steps(&strace::parse(&log), 2, KICKED);
@@ -298,16 +352,27 @@ mod tests {
         let step = by_name(&steps_without, "vhost_kernel_set_vring_addr");
         assert_eq!(step.status, StepStatus::Missing);
         let nothing = steps(&[], 2, Notifications::default());
-        let missing = nothing.iter().filter(|step| step.status == StepStatus::Missing);
+        let missing = nothing
+            .iter()
+            .filter(|step| step.status == StepStatus::Missing);
         assert_eq!(missing.count(), nothing.len() - 2);
     }
 
     #[test]
     fn silence_proves_nothing_without_a_working_trace() {
         for seen in [
-            Notifications { traced_status: 0, ..KICKED },
-            Notifications { traced_notify: 1, ..KICKED },
-            Notifications { kicks: Some(0), ..KICKED },
+            Notifications {
+                traced_status: 0,
+                ..KICKED
+            },
+            Notifications {
+                traced_notify: 1,
+                ..KICKED
+            },
+            Notifications {
+                kicks: Some(0),
+                ..KICKED
+            },
         ] {
             let steps = steps(&strace::parse(LOG), 2, seen);
             let step = by_name(&steps, "virtio_pci_ioeventfd_assign");

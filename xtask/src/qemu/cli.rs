@@ -1,0 +1,142 @@
+//! The command line of `cargo xtask qemu`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Boots the guest in QEMU against a real host path, and proves which one ran.
+///
+/// Exit codes: 0 ok, 1 a check failed, 2 usage, 3 something is missing, 4 a time limit ran out,
+/// 130 interrupted. `target/qemu/report.json` is written on every exit.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct QemuArgs {
+    /// Where the kernel's vhost comes from.
+    #[arg(long, value_enum, default_value_t = VhostMode::Auto)]
+    pub(crate) vhost: VhostMode,
+    /// QEMU's machine for the guest.
+    #[arg(long, value_enum, default_value_t = Machine::Q35)]
+    pub(crate) machine: Machine,
+    /// How the network card presents itself.
+    #[arg(long, value_enum, default_value_t = Nic::Modern)]
+    pub(crate) nic: Nic,
+    /// What runs the guest; auto tries KVM by booting the guest under it.
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Size of the queues that the driver asks for.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=32768))]
+    pub(crate) queue_size: u16,
+    /// How the guest learns of completions.
+    #[arg(long, value_enum, default_value_t = Interrupts::Msix)]
+    pub(crate) interrupts: Interrupts,
+    /// Pings each way.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) pings: u32,
+    /// MiB of TCP each way.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) tcp_mib: u64,
+    /// Paced UDP datagrams each way; 70000 wrap both available indices.
+    #[arg(long, default_value_t = 70_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) datagrams: u32,
+    /// Unpaced UDP datagrams each way.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) burst: u32,
+    /// Seconds that the run itself may take, building and fetching aside.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) time_limit: u64,
+    /// A guest that is built already, instead of building it.
+    #[arg(long, value_name = "ELF")]
+    pub(crate) guest: Option<PathBuf>,
+    /// Where report.json and the artifacts go, instead of target/qemu.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Install missing system packages without asking (also with CI=true).
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// What is printed on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+    /// Print nothing but the verdict.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// See [`QemuArgs::vhost`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VhostMode {
+    /// native where this machine can, else nested.
+    Auto,
+    /// This machine's /dev/vhost-net, in a network namespace of its own.
+    Native,
+    /// A stock Linux in an outer QEMU.
+    Nested,
+    /// No vhost: QEMU's own device and user-mode network.
+    Off,
+}
+
+/// See [`QemuArgs::machine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Machine {
+    Q35,
+    Pc,
+}
+
+impl Machine {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Q35 => "q35",
+            Self::Pc => "pc",
+        }
+    }
+}
+
+/// See [`QemuArgs::nic`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Nic {
+    /// Without the legacy interface.
+    Modern,
+    /// With both interfaces.
+    Transitional,
+}
+
+impl Nic {
+    /// The properties of QEMU's device.
+    pub(crate) fn properties(self) -> &'static str {
+        match self {
+            Self::Modern => "disable-legacy=on",
+            Self::Transitional => "disable-legacy=off,disable-modern=off",
+        }
+    }
+}
+
+/// See [`QemuArgs::accel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+/// See [`QemuArgs::interrupts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Interrupts {
+    Msix,
+    Intx,
+    Poll,
+}
+
+impl Interrupts {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Msix => "msix",
+            Self::Intx => "intx",
+            Self::Poll => "poll",
+        }
+    }
+}
+
+/// See [`QemuArgs::format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Human,
+    Json,
+}

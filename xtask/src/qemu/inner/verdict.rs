@@ -1,0 +1,409 @@
+//! What the guest announced, and the checks on all that was found.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use vring_protocol::{EXIT_FAILED, EXIT_OK, Event, QueueCounters, VERSION};
+
+use super::command::{STRACE_LOG, TRACE_LOG};
+use super::serial::Serial;
+use crate::qemu::channel::Outlet;
+use crate::qemu::job::{Job, Link};
+use crate::qemu::limits::Deadline;
+use crate::qemu::proof::{steps, strace};
+use crate::qemu::report::{
+    Addresses, Counters, Device, Failure, Features, Findings, Ping, Queue, StepStatus,
+};
+use crate::qemu::stop::Stop;
+
+/// An available index wraps after so many buffers.
+const WRAP: u64 = 1 << 16;
+
+/// Whether the guest is ready.
+pub(super) fn ready(events: &[Event]) -> Option<()> {
+    events
+        .iter()
+        .any(|event| matches!(event, Event::Ready { .. }))
+        .then_some(())
+}
+
+/// Whether the guest has said its last word.
+pub(super) fn done(events: &[Event]) -> Option<(u32, u32)> {
+    events.iter().find_map(|event| match event {
+        Event::Done { passed, failed } => Some((*passed, *failed)),
+        _ => None,
+    })
+}
+
+/// The first event, whose version must be ours.
+pub(super) fn wait_hello(
+    serial: &mut Serial,
+    deadline: Deadline,
+    outlet: &mut dyn Outlet,
+) -> Result<(), Stop> {
+    let find = |events: &[Event]| {
+        events.iter().find_map(|event| match event {
+            Event::Hello { version, .. } => Some(*version),
+            _ => None,
+        })
+    };
+    let version = serial.wait("the guest's first word", deadline, outlet, find)?;
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(Stop::Broken(anyhow::anyhow!(
+        "the guest speaks version {version} of the protocol, the harness {VERSION}: \
+         build both from one tree"
+    )))
+}
+
+/// Takes over what the guest said before it was ready.
+pub(super) fn take_announcements(findings: &mut Findings, events: &[Event]) {
+    let mut device = Device::default();
+    for event in events {
+        match event.clone() {
+            Event::Hello { pci_access, .. } => device.pci_access = pci_access,
+            Event::Device {
+                address,
+                device_type,
+                transport,
+                mac,
+                mtu,
+                interrupts,
+            } => {
+                device = Device {
+                    address,
+                    device_type,
+                    transport,
+                    pci_access: device.pci_access.clone(),
+                    mac,
+                    mtu,
+                    interrupts,
+                };
+                findings.device = Some(device.clone());
+            }
+            Event::Features {
+                offered,
+                acked,
+                refused,
+            } => {
+                findings.features = Some(Features {
+                    offered,
+                    acked,
+                    refused,
+                });
+            }
+            Event::Queue {
+                index,
+                name,
+                ring,
+                num,
+                desc,
+                avail,
+                used,
+            } => {
+                findings.ring = Some(ring);
+                findings.queues.push(Queue {
+                    index,
+                    name,
+                    num,
+                    driver: Addresses { desc, avail, used },
+                    host: None,
+                    host_sizes: None,
+                    host_num: None,
+                    matches_driver: false,
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Adds every check on what was found.
+pub(super) fn judge(
+    job: &Job,
+    findings: &mut Findings,
+    serial: &Serial,
+    status: Option<ExitStatus>,
+) {
+    take_results(findings, &serial.events);
+    findings.tests = serial.tests.clone();
+    let mut failures = serial.damaged.clone();
+    guest_tests(&mut failures, serial, status);
+    links(&mut failures, job, findings);
+    if job.link == Link::VhostTap {
+        vhost_steps(job, findings);
+    }
+    for step in &findings.vhost.steps {
+        if step.status == StepStatus::Missing {
+            failures.push(Failure::new(
+                format!("vhost step {}", step.step),
+                "observed",
+                step.reason.clone().unwrap_or_default(),
+                format!("{STRACE_LOG} and {TRACE_LOG} hold what was seen"),
+            ));
+        }
+    }
+    if let Some(counters) = &findings.counters {
+        for queue in &counters.queues {
+            failures.extend(queue_counters(queue, job));
+        }
+    }
+    findings.failures.extend(failures);
+}
+
+fn take_results(findings: &mut Findings, events: &[Event]) {
+    for event in events {
+        match event {
+            Event::Ping { sent, received } => {
+                let ping = Ping {
+                    sent: *sent,
+                    received: *received,
+                };
+                findings.ping_by_guest = Some(ping);
+            }
+            Event::Counters {
+                queues,
+                interrupts,
+                spurious_interrupts,
+            } => {
+                let sum = |get: fn(&QueueCounters) -> u64| queues.iter().map(get).sum();
+                findings.counters = Some(Counters {
+                    kicks: sum(|q| q.kicks),
+                    suppressed_kicks: sum(|q| q.suppressed_kicks),
+                    faults: sum(|q| q.faults),
+                    interrupts: *interrupts,
+                    spurious_interrupts: *spurious_interrupts,
+                    queues: queues.clone(),
+                });
+            }
+            _ => {}
+        }
+    }
+    // Where only the guest can ping, its pings are the ones that count.
+    if findings.ping.is_none() {
+        findings.ping = findings.ping_by_guest.take();
+    }
+}
+
+fn guest_tests(failures: &mut Vec<Failure>, serial: &Serial, status: Option<ExitStatus>) {
+    let mut explained = Vec::new();
+    for event in &serial.events {
+        if let Event::Failure {
+            check,
+            expected,
+            seen,
+            hint,
+        } = event
+        {
+            failures.push(Failure::new(check.clone(), expected, seen, hint.clone()));
+            explained.push(check.clone());
+        }
+    }
+    for name in &serial.tests.failed {
+        if !explained.contains(name) {
+            failures.push(Failure::new(
+                name.clone(),
+                "the guest's test passes",
+                "FAILED",
+                "the lines before it in the serial log say more",
+            ));
+        }
+    }
+    match done(&serial.events) {
+        None => failures.push(Failure::new(
+            "guest",
+            "the guest says how its tests went before it ends",
+            format!("no such line; its last ones:\n{}", serial.tail()),
+            "a panic or a triple fault of the guest; the serial log has everything",
+        )),
+        Some((passed, failed)) => {
+            let seen = (serial.tests.passed.len(), serial.tests.failed.len());
+            if seen != (passed as usize, failed as usize) {
+                failures.push(Failure::new(
+                    "guest",
+                    format!("lines for {passed} passed and {failed} failed tests"),
+                    format!("{} and {}", seen.0, seen.1),
+                    "a serial line was lost or broken",
+                ));
+            }
+        }
+    }
+    // QEMU's status for a value written to the exit device.
+    let code = |value: u8| i32::from(value) * 2 + 1;
+    let expected = code(EXIT_OK);
+    let seen = match status {
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(seen), _) if seen == expected => return,
+            (Some(seen), _) if seen == code(EXIT_FAILED) && !failures.is_empty() => return,
+            (Some(seen), _) => format!("{seen}"),
+            (None, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
+        },
+        None => "QEMU was still running and was ended by the harness".into(),
+    };
+    failures.push(Failure::new(
+        "exit status",
+        expected,
+        seen,
+        "33: all tests passed, 35: some failed, 0: the guest was reset, others: QEMU itself",
+    ));
+}
+
+fn links(failures: &mut Vec<Failure>, job: &Job, findings: &Findings) {
+    let vhost = job.link == Link::VhostTap;
+    let mut want = |ok: bool, check: &str, expected: String, seen: String, hint: &str| {
+        if !ok {
+            failures.push(Failure::new(check, expected, seen, hint));
+        }
+    };
+    let seen = &findings.vhost;
+    want(
+        seen.started == vhost,
+        "vhost started",
+        vhost.to_string(),
+        seen.started.to_string(),
+        "the QMP log has x-query-virtio-status",
+    );
+    if vhost {
+        want(
+            seen.started_after_traffic,
+            "vhost still started after the traffic",
+            "true".into(),
+            "false".into(),
+            "QEMU fell back to its own device, or the guest reset it",
+        );
+        want(
+            seen.worker.is_some(),
+            "vhost worker",
+            "a thread named vhost-<pid of QEMU>".into(),
+            "none".into(),
+            "the kernel did not start a worker for this QEMU",
+        );
+    }
+    want(
+        !findings.queues.is_empty(),
+        "queues",
+        "the guest announces its virtqueues".into(),
+        "none".into(),
+        "the guest did not get as far as the device: see the serial log",
+    );
+    want(
+        findings.queues.iter().all(|queue| queue.matches_driver),
+        "queues match",
+        "every queue compared with the host and equal".into(),
+        "at least one not compared or different".into(),
+        "queues[] in the report has both sides",
+    );
+    let guest = (job.guest_pings, findings.ping_by_guest.or(findings.ping));
+    for (name, wanted, ping) in [
+        ("ping", job.load.pings, findings.ping),
+        ("ping by the guest", guest.0, guest.1),
+    ] {
+        let ping = ping.unwrap_or_default();
+        want(
+            ping.sent >= wanted && ping.received == ping.sent,
+            name,
+            format!("{wanted} sent and answered"),
+            format!("{} sent, {} answered", ping.sent, ping.received),
+            "ping.pcap has the first frames",
+        );
+    }
+    for (name, flow) in [("udp_up", findings.udp.up), ("udp_down", findings.udp.down)] {
+        let received = flow.map_or(0, |flow| flow.received);
+        want(
+            received >= u64::from(job.load.datagrams),
+            name,
+            format!("at least {} datagrams received", job.load.datagrams),
+            received.to_string(),
+            "paced datagrams that are lost are sent again, so this means that the flow stopped",
+        );
+    }
+    for (name, flow) in [
+        ("burst_up", findings.burst.up),
+        ("burst_down", findings.burst.down),
+    ] {
+        want(
+            flow.is_some_and(|flow| flow.received > 0) || job.load.burst == 0,
+            name,
+            "some datagrams of the burst arrive".into(),
+            "none".into(),
+            "the counters tell whether buffers were lost",
+        );
+    }
+    want(
+        findings.counters.is_some(),
+        "counters",
+        "the guest's last counts".into(),
+        "none".into(),
+        "the guest did not reach its end",
+    );
+    let interrupts = findings.counters.as_ref().map_or(0, |c| c.interrupts);
+    let driven = findings
+        .device
+        .as_ref()
+        .is_some_and(|d| d.interrupts != "poll");
+    want(
+        !driven || interrupts > 0,
+        "interrupts",
+        "more than 0 with interrupts in use".into(),
+        interrupts.to_string(),
+        "the guest polled although it said otherwise, or the vectors never fired",
+    );
+}
+
+/// No buffer may be lost, no fault may be seen, and the paced flows must wrap the index.
+fn queue_counters(queue: &QueueCounters, job: &Job) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    let back = queue.completed.saturating_add(queue.returned_by_reset);
+    if queue.submitted != back {
+        failures.push(Failure::new(
+            format!("buffers of queue {} ({})", queue.index, queue.name),
+            format!("all {} submitted buffers come back", queue.submitted),
+            format!(
+                "{} by completion and {} by the reset",
+                queue.completed, queue.returned_by_reset
+            ),
+            "a completion was lost, or a buffer was given back twice",
+        ));
+    }
+    if queue.faults != 0 {
+        failures.push(Failure::new(
+            format!("faults of queue {} ({})", queue.index, queue.name),
+            0,
+            queue.faults,
+            "an honest host gives no reason for any: the driver misread something",
+        ));
+    }
+    let wraps = u64::from(job.load.datagrams) >= WRAP;
+    if wraps && matches!(queue.name.as_str(), "rx" | "tx") && queue.submitted <= WRAP {
+        failures.push(Failure::new(
+            format!("index of queue {} ({}) wraps", queue.index, queue.name),
+            format!("more than {WRAP} buffers"),
+            queue.submitted,
+            "the traffic did not go through this queue",
+        ));
+    }
+    failures
+}
+
+fn vhost_steps(job: &Job, findings: &mut Findings) {
+    let read = |name| std::fs::read_to_string(job.dir.join(name)).unwrap_or_default();
+    let (traced_status, traced_notify) = steps::count_trace(&read(TRACE_LOG));
+    let notifications = steps::Notifications {
+        traced_status,
+        traced_notify,
+        kicks: findings.counters.as_ref().map(|counters| counters.kicks),
+    };
+    // Control queues are QEMU's own; vhost has the receive and transmit queues.
+    let queues = findings
+        .queues
+        .iter()
+        .filter(|queue| queue.name != "ctrl")
+        .count();
+    let calls = strace::parse(&read(STRACE_LOG));
+    findings.vhost.steps = steps::steps(&calls, queues, notifications);
+}
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

@@ -1,0 +1,157 @@
+//! Tests of the verdict: a good run passes, and each thing that can be wrong is named.
+
+use super::*;
+use crate::qemu::job::{Load, Tool};
+use crate::qemu::report::{Both, Flow};
+
+fn job() -> Job {
+    Job {
+        mode: "off".into(),
+        qemu: Tool {
+            path: "qemu".into(),
+            library_path: None,
+        },
+        strace: None,
+        machine: "q35".into(),
+        accel: "tcg".into(),
+        nic: String::new(),
+        guest: "guest".into(),
+        command_line: String::new(),
+        guest_pings: 100,
+        link: Link::User,
+        load: Load {
+            pings: 100,
+            tcp_bytes: 1,
+            datagrams: 70_000,
+            burst: 10,
+        },
+        dir: "nowhere".into(),
+        boot_seconds: 1,
+        total_seconds: 1,
+    }
+}
+
+fn good() -> Findings {
+    let flow = Flow {
+        sent: 70_000,
+        received: 70_000,
+        ..Flow::default()
+    };
+    let flows = Both {
+        up: Some(flow),
+        down: Some(flow),
+    };
+    let queue = |index: u16, name: &str| QueueCounters {
+        index,
+        name: name.into(),
+        submitted: 70_100,
+        completed: 70_000,
+        returned_by_reset: 100,
+        kicks: 5,
+        ..QueueCounters::default()
+    };
+    let events = [
+        Event::Ping {
+            sent: 100,
+            received: 100,
+        },
+        Event::Counters {
+            queues: vec![queue(0, "rx"), queue(1, "tx")],
+            interrupts: 9,
+            spurious_interrupts: 0,
+        },
+        Event::Queue {
+            index: 0,
+            name: "rx".into(),
+            ring: "split".into(),
+            num: 256,
+            desc: 1,
+            avail: 2,
+            used: 3,
+        },
+    ];
+    let mut findings = Findings {
+        udp: flows,
+        burst: flows,
+        ..Findings::default()
+    };
+    take_announcements(&mut findings, &events);
+    take_results(&mut findings, &events);
+    findings.queues[0].matches_driver = true;
+    findings
+}
+
+fn checks(findings: &Findings) -> Vec<String> {
+    let mut failures = Vec::new();
+    links(&mut failures, &job(), findings);
+    for queue in findings.counters.iter().flat_map(|c| &c.queues) {
+        failures.extend(queue_counters(queue, &job()));
+    }
+    failures.into_iter().map(|failure| failure.check).collect()
+}
+
+#[test]
+fn a_good_run_passes() {
+    let findings = good();
+    assert_eq!(checks(&findings), [""; 0]);
+    assert_eq!(findings.counters.unwrap().kicks, 10);
+    assert_eq!(findings.ring.as_deref(), Some("split"));
+}
+
+#[test]
+fn each_flaw_is_named() {
+    type Spoil = fn(&mut Findings);
+    let cases: [(&str, Spoil); 8] = [
+        ("vhost started", |f| f.vhost.started = true),
+        ("queues match", |f| f.queues[0].matches_driver = false),
+        ("ping", |f| {
+            f.ping = Some(Ping {
+                sent: 100,
+                received: 99,
+            })
+        }),
+        ("udp_down", |f| f.udp.down = None),
+        ("burst_up", |f| f.burst.up = None),
+        ("buffers of queue 0 (rx)", |f| counters(f)[0].completed -= 1),
+        ("faults of queue 1 (tx)", |f| counters(f)[1].faults = 1),
+        ("index of queue 1 (tx) wraps", |f| {
+            counters(f)[1].submitted = 100;
+            counters(f)[1].completed = 0;
+        }),
+    ];
+    for (check, spoil) in cases {
+        let mut findings = good();
+        spoil(&mut findings);
+        assert!(
+            checks(&findings).contains(&check.into()),
+            "{check}: {:?}",
+            checks(&findings)
+        );
+    }
+}
+
+fn counters(findings: &mut Findings) -> &mut Vec<QueueCounters> {
+    &mut findings.counters.as_mut().unwrap().queues
+}
+
+#[test]
+fn vhost_must_have_run_where_it_was_asked_for() {
+    let mut failures = Vec::new();
+    let vhost = Job {
+        link: Link::VhostTap,
+        ..job()
+    };
+    links(&mut failures, &vhost, &good());
+    let names: Vec<_> = failures
+        .iter()
+        .map(|failure| failure.check.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "vhost started",
+            "vhost still started after the traffic",
+            "vhost worker"
+        ]
+    );
+}

@@ -1,0 +1,229 @@
+//! Debian packages without installing them: located, downloaded, unpacked into a directory.
+//!
+//! The system's package lists are used as they are. Where they are missing or too old, lists of
+//! our own are fetched into the cache; the system's stay untouched, and no privilege is needed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use super::PACKAGE_SECONDS;
+use crate::qemu::limits::Deadline;
+use crate::qemu::process;
+use crate::qemu::stop::Stop;
+use crate::qemu::ui::Ui;
+
+/// The package manager, with lists that are known to hold what was asked for.
+#[derive(Debug)]
+pub(super) struct Apt<'a> {
+    cache: PathBuf,
+    own_lists: bool,
+    ui: &'a Ui,
+}
+
+fn deadline() -> Deadline {
+    Deadline::seconds(PACKAGE_SECONDS)
+}
+
+impl<'a> Apt<'a> {
+    /// The package manager, where this machine has it.
+    pub(super) fn find(cache: &Path, ui: &'a Ui) -> Option<Self> {
+        for program in ["apt-get", "apt-cache", "dpkg-deb"] {
+            process::find_program(program)?;
+        }
+        Some(Self {
+            cache: cache.join("apt"),
+            own_lists: false,
+            ui,
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("LC_ALL", "C");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        // The sandbox user cannot write into a project's directory.
+        command.args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"]);
+        if self.own_lists {
+            for (key, dir) in [("Dir::State::lists", "lists"), ("Dir::Cache", "cache")] {
+                let dir = self.cache.join(dir);
+                command.args(["-o", &format!("{key}={}", dir.display())]);
+            }
+        }
+        command
+    }
+
+    /// Fetches lists of our own, once.
+    fn update(&mut self) -> Result<(), Stop> {
+        for dir in ["lists/partial", "cache/archives/partial"] {
+            let dir = self.cache.join(dir);
+            std::fs::create_dir_all(&dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        self.own_lists = true;
+        self.ui.note("fetching package lists into target/");
+        process::run_ok(self.command("apt-get").arg("update"), deadline())?;
+        Ok(())
+    }
+
+    /// Tries with the lists at hand, then with fresh ones.
+    fn retry<T>(&mut self, mut work: impl FnMut(&Self) -> Result<T, Stop>) -> Result<T, Stop> {
+        match work(self) {
+            Err(Stop::Broken(_)) if !self.own_lists => {
+                self.update()?;
+                work(self)
+            }
+            result => result,
+        }
+    }
+
+    /// The packages among the dependencies of one of these, itself included, whose names begin
+    /// so: a kernel's image and its modules, without the tools that would install them.
+    pub(super) fn kernel_packages(&mut self, metas: &[&str]) -> Result<Vec<String>, Stop> {
+        self.retry(|apt| {
+            for meta in metas {
+                let found = apt.kernel_closure(meta)?;
+                if found.iter().any(|name| is_real_image(name)) {
+                    return Ok(found);
+                }
+            }
+            Err(Stop::Broken(anyhow::anyhow!(
+                "the package lists hold none of {}",
+                metas.join(", ")
+            )))
+        })
+    }
+
+    fn kernel_closure(&self, meta: &str) -> Result<Vec<String>, Stop> {
+        let mut found: Vec<String> = Vec::new();
+        let mut todo = vec![meta.to_owned()];
+        while let Some(name) = todo.pop() {
+            if found.contains(&name) {
+                continue;
+            }
+            let mut command = self.command("apt-cache");
+            command.args(["depends", "--no-recommends", "--no-suggests", &name]);
+            let output = process::run(&mut command, deadline())?;
+            if !output.status.success() {
+                continue;
+            }
+            todo.extend(parse_depends(&output.stdout));
+            found.push(name);
+        }
+        Ok(found)
+    }
+
+    /// What would be installed for these packages, they included, as `name=version`.
+    pub(super) fn missing(&mut self, packages: &[&str]) -> Result<Vec<String>, Stop> {
+        self.retry(|apt| {
+            let mut command = apt.command("apt-get");
+            command.args(["install", "--simulate", "--no-install-recommends"]);
+            command.args(packages);
+            let output = process::run_ok(&mut command, deadline())?;
+            Ok(parse_simulation(&output.stdout))
+        })
+    }
+
+    /// Downloads packages and unpacks them into a directory, whole or not at all.
+    pub(super) fn unpack(&mut self, packages: &[String], into: &Path) -> Result<(), Stop> {
+        let parent = into.parent().context("a directory without a parent")?;
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make {}", parent.display()))?;
+        let work = tempfile::Builder::new()
+            .prefix(".unpacking-")
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot write into {}", parent.display()))?;
+        let debs = work.path().join("debs");
+        let root = work.path().join("root");
+        for dir in [&debs, &root] {
+            std::fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        self.retry(|apt| {
+            let mut command = apt.command("apt-get");
+            command.current_dir(&debs).arg("download").args(packages);
+            process::run_ok(&mut command, deadline())?;
+            Ok(())
+        })?;
+        let entries = std::fs::read_dir(&debs).context("cannot list the downloads")?;
+        for entry in entries {
+            let path = entry.context("cannot list the downloads")?.path();
+            let mut command = Command::new("dpkg-deb");
+            command.arg("-x").arg(&path).arg(&root);
+            process::run_ok(&mut command, deadline())?;
+        }
+        if into.exists() {
+            std::fs::remove_dir_all(into)
+                .with_context(|| format!("cannot replace {}", into.display()))?;
+        }
+        std::fs::rename(&root, into)
+            .with_context(|| format!("cannot put {} in place", into.display()))?;
+        Ok(())
+    }
+}
+
+/// `linux-image-6.1.0-56-cloud-amd64`, not the name that points to it.
+fn is_real_image(name: &str) -> bool {
+    name.strip_prefix("linux-image-")
+        .map(|rest| rest.strip_prefix("unsigned-").unwrap_or(rest))
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// The kernel packages among the lines of `apt-cache depends`.
+fn parse_depends(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| {
+            line.trim()
+                .trim_start_matches('|')
+                .strip_prefix("Depends: ")
+        })
+        .map(|name| name.trim_matches(['<', '>']).to_owned())
+        .filter(|name| name.starts_with("linux-image-") || name.starts_with("linux-modules-"))
+        .collect()
+}
+
+/// `Inst name [old] (version source [arch]) ...` lines as `name=version`.
+fn parse_simulation(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix("Inst ")?;
+            let (name, _) = rest.split_once(' ')?;
+            let (_, version) = rest.split_once('(')?;
+            let version = version.split_ascii_whitespace().next()?;
+            Some(format!("{name}={version}"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_read() {
+        let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
+        assert_eq!(parse_depends(text), ["linux-image-6.1.0-56-cloud-amd64"]);
+        let text = "linux-image-6.8.0-60-generic\n  Depends: kmod\n |Depends: <linux-initramfs-tool>\n  Depends: linux-modules-6.8.0-60-generic\n";
+        assert_eq!(parse_depends(text), ["linux-modules-6.8.0-60-generic"]);
+    }
+
+    #[test]
+    fn real_images_are_told_from_names() {
+        assert!(is_real_image("linux-image-6.1.0-56-cloud-amd64"));
+        assert!(is_real_image("linux-image-unsigned-6.8.0-60-generic"));
+        assert!(!is_real_image("linux-image-cloud-amd64"));
+        assert!(!is_real_image("linux-modules-6.8.0-60-generic"));
+    }
+
+    #[test]
+    fn a_simulation_is_read() {
+        let text = "Reading package lists...\n\
+            Inst libslirp0 (4.7.0-1 Debian:12.0/stable [amd64])\n\
+            Inst qemu-system-x86 [1:7.1] (1:7.2+dfsg-7 Debian:12/stable [amd64]) []\n\
+            Conf libslirp0 (4.7.0-1 Debian:12.0/stable [amd64])\n";
+        assert_eq!(
+            parse_simulation(text),
+            ["libslirp0=4.7.0-1", "qemu-system-x86=1:7.2+dfsg-7"]
+        );
+    }
+}

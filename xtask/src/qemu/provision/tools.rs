@@ -1,0 +1,205 @@
+//! QEMU and strace: from the search path, from the cache, or unpacked from packages.
+
+use std::path::{Path, PathBuf};
+
+use super::Provision;
+use super::apt::Apt;
+use crate::qemu::job::Tool;
+use crate::qemu::limits::Deadline;
+use crate::qemu::process;
+use crate::qemu::stop::Stop;
+
+/// QEMU's name.
+const QEMU: &str = "qemu-system-x86_64";
+/// The first QEMU that tells about vhost over QMP.
+const QEMU_SINCE: (u32, u32) = (7, 2);
+/// The first strace with `--seccomp-bpf`.
+const STRACE_SINCE: (u32, u32) = (5, 3);
+
+/// What is wanted of a tool.
+struct Want {
+    program: &'static str,
+    package: &'static str,
+    version_flag: &'static str,
+    since: (u32, u32),
+    why: &'static str,
+}
+
+impl Provision<'_> {
+    pub(crate) fn qemu(&self) -> Result<Tool, Stop> {
+        self.tool(&Want {
+            program: QEMU,
+            package: "qemu-system-x86",
+            version_flag: "--version",
+            since: QEMU_SINCE,
+            why: "QEMU runs the guest, and tells about vhost over QMP since 7.2",
+        })
+    }
+
+    pub(crate) fn strace(&self) -> Result<Tool, Stop> {
+        self.tool(&Want {
+            program: "strace",
+            package: "strace",
+            version_flag: "-V",
+            since: STRACE_SINCE,
+            why: "strace shows the steps by which QEMU hands the rings to vhost",
+        })
+    }
+
+    fn tool(&self, want: &Want) -> Result<Tool, Stop> {
+        let mut seen = "it is not installed".to_owned();
+        if let Some(path) = process::find_program(want.program) {
+            let tool = Tool {
+                path,
+                library_path: None,
+            };
+            match check(&tool, want) {
+                Ok(()) => return Ok(tool),
+                Err(why) => seen = why,
+            }
+        }
+        let dir = self.cache.join("tools").join(want.program);
+        let unpacked = || unpacked_tool(&dir, want.program);
+        if check(&unpacked(), want).is_ok() {
+            return Ok(unpacked());
+        }
+        if let Some(mut apt) = Apt::find(&self.cache, self.ui) {
+            let result = apt.missing(&[want.package]).and_then(|packages| {
+                if packages.is_empty() {
+                    // Installed and yet no good: unpacking the same again would not help.
+                    return Ok(());
+                }
+                self.ui.note(&format!(
+                    "fetching {} and {} packages that it needs, unpacked under target/ \
+                     (not installed)",
+                    want.package,
+                    packages.len() - 1
+                ));
+                apt.unpack(&packages, &dir)
+            });
+            match result.map(|()| check(&unpacked(), want)) {
+                Ok(Ok(())) => return Ok(unpacked()),
+                Ok(Err(why)) => seen += &format!("; unpacked, {why}"),
+                Err(Stop::Interrupted) => return Err(Stop::Interrupted),
+                Err(stop) => seen += &format!("; it cannot be unpacked: {stop}"),
+            }
+        }
+        let (major, minor) = want.since;
+        let what = format!("{} {major}.{minor} or later", want.program);
+        let why = format!("{}; {seen}", want.why);
+        self.install(&what, &why, &[want.package])?;
+        let path = process::find_program(want.program).unwrap_or_else(|| want.program.into());
+        let tool = Tool {
+            path,
+            library_path: None,
+        };
+        match check(&tool, want) {
+            Ok(()) => Ok(tool),
+            Err(why) => Err(Stop::missing(
+                what,
+                format!("after installing {}: {why}", want.package),
+                "install a newer one by hand and put it first on PATH",
+            )),
+        }
+    }
+}
+
+/// Where an unpacked package has its program and its libraries.
+fn unpacked_tool(root: &Path, program: &str) -> Tool {
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for lib in ["usr/lib", "lib"] {
+        let lib = root.join(lib);
+        let entries = std::fs::read_dir(&lib).into_iter().flatten().flatten();
+        dirs.extend(
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir() && path.to_string_lossy().ends_with("-linux-gnu")),
+        );
+        dirs.push(lib);
+    }
+    // Some libraries keep those that only they use in a directory of their own, one level down.
+    let nested: Vec<PathBuf> = dirs
+        .iter()
+        .flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(|dir| {
+            ["blas", "lapack", "pulseaudio"]
+                .iter()
+                .any(|name| dir.ends_with(name))
+        })
+        .collect();
+    dirs.extend(nested);
+    let dirs: Vec<String> = dirs
+        .iter()
+        .map(|dir| dir.to_string_lossy().into_owned())
+        .collect();
+    Tool {
+        path: root.join("usr/bin").join(program),
+        library_path: Some(dirs.join(":")),
+    }
+}
+
+/// Whether the tool starts and is recent enough; if not, why.
+fn check(tool: &Tool, want: &Want) -> Result<(), String> {
+    if !tool.path.exists() {
+        return Err(format!("there is no {}", tool.path.display()));
+    }
+    let mut command = tool.command();
+    command.arg(want.version_flag);
+    let output = process::run_ok(&mut command, Deadline::seconds(30)).map_err(|s| s.to_string())?;
+    let line = output.stdout.lines().next().unwrap_or_default();
+    match parse_version(line) {
+        Some(version) if version >= want.since => Ok(()),
+        Some((major, minor)) => Err(format!("its version is {major}.{minor}")),
+        None => Err(format!("it does not tell its version: {line:?}")),
+    }
+}
+
+/// The first `number.number` after the word "version".
+fn parse_version(line: &str) -> Option<(u32, u32)> {
+    let (_, rest) = line.split_once("version ")?;
+    let number = rest
+        .split(|c: char| !c.is_ascii_digit() && c != '.')
+        .next()?;
+    let mut parts = number.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        let qemu = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)";
+        assert_eq!(parse_version(qemu), Some((7, 2)));
+        assert_eq!(parse_version("strace -- version 6.1"), Some((6, 1)));
+        assert_eq!(parse_version("strace -- version 5.19-dirty"), Some((5, 19)));
+        assert_eq!(parse_version("something else"), None);
+    }
+
+    #[test]
+    fn a_tool_that_is_not_there_or_too_old_says_so() {
+        let want = Want {
+            program: "sh",
+            package: "dash",
+            version_flag: "-c",
+            since: (1, 0),
+            why: "",
+        };
+        let tool = |path: &str| Tool {
+            path: path.into(),
+            library_path: None,
+        };
+        assert!(
+            check(&tool("/nowhere/x"), &want)
+                .unwrap_err()
+                .contains("/nowhere/x")
+        );
+        assert!(
+            check(&tool("/bin/true"), &want)
+                .unwrap_err()
+                .contains("version")
+        );
+    }
+}

@@ -1,0 +1,427 @@
+//! A run from the command line's point of view: probe, provide, build, run.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+use vring_protocol::Options;
+
+use super::channel::{Frame, LocalOutlet};
+use super::cli::{Accel, QemuArgs, VhostMode};
+use super::job::{GUEST, Job, Link, Load, PEER, PREFIX};
+use super::limits::{Deadline, TICK};
+use super::outer::{self, Outer};
+use super::provision::Provision;
+use super::report::{AccelTrial, Failure, Report, Skipped};
+use super::stop::Stop;
+use super::ui::Ui;
+use super::{guest, inner, native, probe, process};
+
+/// Name of the directory of logs, captures and dumps.
+pub(crate) const ARTIFACTS: &str = "artifacts";
+/// Until the guest is ready, under emulation within emulation on a busy machine.
+const BOOT_SECONDS: u64 = 90;
+/// What the outer machine takes to boot, at most, beyond the run's own limit.
+const OUTER_SECONDS: u64 = 120;
+/// The guest gives up after so long without a request.
+const IDLE_SECONDS: u32 = 60;
+
+/// Keeps other runs out of a directory; the lock goes with the process.
+pub(crate) fn lock(out: &Path) -> Result<File, Stop> {
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let path = out.join(".lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Stop::missing(
+            format!("{} to itself", out.display()),
+            "another run is writing there, and its report is left alone",
+            "wait for it, or give this one a place of its own with --out",
+        )),
+    }
+}
+
+/// Measures the phases on this side.
+struct Phases<'a> {
+    ui: &'a Ui,
+    current: Option<(&'static str, Instant)>,
+}
+
+impl Phases<'_> {
+    fn next(&mut self, report: &mut Report, name: &'static str) {
+        self.end(report);
+        self.ui.phase(name);
+        self.current = Some((name, Instant::now()));
+    }
+
+    fn end(&mut self, report: &mut Report) {
+        if let Some((name, start)) = self.current.take() {
+            let seconds = start.elapsed().as_secs_f64();
+            report.findings.duration_s.insert(name.into(), seconds);
+        }
+    }
+}
+
+/// Where vhost comes from, after probing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Native,
+    Nested,
+    Off,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Nested => "nested",
+            Self::Off => "off",
+        }
+    }
+}
+
+fn choose_mode(asked: VhostMode, report: &mut Report) -> Result<Mode, Stop> {
+    match asked {
+        VhostMode::Off => Ok(Mode::Off),
+        VhostMode::Native => probe::native_vhost().map(|()| Mode::Native),
+        VhostMode::Nested => probe::nested().map(|()| Mode::Nested),
+        VhostMode::Auto => match probe::native_vhost() {
+            Ok(()) => Ok(Mode::Native),
+            Err(Stop::Missing { what, why, fix }) => {
+                report.findings.skipped.push(Skipped { what, why, fix });
+                probe::nested().map(|()| Mode::Nested)
+            }
+            Err(stop) => Err(stop),
+        },
+    }
+}
+
+/// Empties the directory of artifacts: what is there afterwards is this run's.
+fn fresh_dir(dir: &Path) -> anyhow::Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// The whole run; what was found is in the report, whatever the result.
+pub(crate) fn run(args: &QemuArgs, out: &Path, ui: &Ui, report: &mut Report) -> Result<(), Stop> {
+    let start = Instant::now();
+    let mut phases = Phases { ui, current: None };
+    let result = run_phases(args, out, ui, report, &mut phases);
+    phases.end(report);
+    let total = start.elapsed().as_secs_f64();
+    report.findings.duration_s.insert("total".into(), total);
+    result
+}
+
+fn run_phases(
+    args: &QemuArgs,
+    out: &Path,
+    ui: &Ui,
+    report: &mut Report,
+    phases: &mut Phases<'_>,
+) -> Result<(), Stop> {
+    let dir = out.join(ARTIFACTS);
+    fresh_dir(&dir)?;
+    report.machine = args.machine.name().into();
+
+    phases.next(report, "probe");
+    if let Some(path) = &args.guest
+        && !path.is_file()
+    {
+        let text = format!("--guest {}: there is no such file", path.display());
+        return Err(Stop::Usage(text));
+    }
+    let mode = choose_mode(args.vhost, report)?;
+    report.findings.vhost.mode = mode.name().into();
+
+    phases.next(report, "provide");
+    let provision = Provision {
+        cache: super::default_out().join("cache"),
+        yes: args.yes,
+        ui,
+    };
+    let qemu = provision.qemu()?;
+    let strace = match mode {
+        Mode::Off => None,
+        Mode::Native | Mode::Nested => Some(provision.strace()?),
+    };
+    let kernel = match mode {
+        Mode::Nested => Some(provision.kernel()?),
+        Mode::Native | Mode::Off => None,
+    };
+
+    phases.next(report, "build");
+    let guest = match &args.guest {
+        Some(path) => std::path::absolute(path).context("--guest")?,
+        None => guest::build(&super::workspace(), provision.rust_target()?)?,
+    };
+    if let Some(version) = probe::rustc_version() {
+        report.findings.versions.insert("rustc".into(), version);
+    }
+
+    phases.next(report, "accel");
+    let accel = choose_accel(args, &qemu, &guest, report)?;
+    let inner_accel = match mode {
+        Mode::Nested => {
+            report.accel_outer = Some(accel.into());
+            "tcg"
+        }
+        Mode::Native | Mode::Off => accel,
+    };
+    report.accel = Some(inner_accel.into());
+
+    let options = Options {
+        ip: format!("{GUEST}/{PREFIX}"),
+        gateway: PEER.to_string(),
+        ping: args.pings,
+        queue_size: args.queue_size,
+        interrupts: args.interrupts.name().into(),
+        idle_seconds: IDLE_SECONDS,
+        ..Options::default()
+    };
+    let job = Job {
+        mode: mode.name().into(),
+        qemu: qemu.clone(),
+        strace,
+        machine: args.machine.name().into(),
+        accel: inner_accel.into(),
+        nic: args.nic.properties().into(),
+        guest,
+        command_line: options.to_command_line(),
+        guest_pings: options.ping,
+        link: match mode {
+            Mode::Native | Mode::Nested => Link::VhostTap,
+            Mode::Off => Link::User,
+        },
+        load: Load {
+            pings: args.pings,
+            tcp_bytes: args.tcp_mib << 20,
+            datagrams: args.datagrams,
+            burst: args.burst,
+        },
+        dir: dir.clone(),
+        boot_seconds: BOOT_SECONDS,
+        total_seconds: args.time_limit,
+    };
+
+    let (sender, frames) = channel();
+    let limit = Deadline::seconds(args.time_limit + 15);
+    match mode {
+        Mode::Off => {
+            let mut outlet = LocalOutlet(sender);
+            // The thread that starts QEMU outlives it: the kernel ends the one with the other.
+            let thread = std::thread::spawn(move || {
+                inner::run(&job, &mut outlet);
+                super::channel::Outlet::send(&mut outlet, Frame::Bye);
+            });
+            phases.end(report);
+            let result = follow(&frames, ui, report, limit, || Ok(None));
+            if result.is_ok() && thread.join().is_err() {
+                return Err(Stop::Broken(anyhow::anyhow!("the harness panicked: a bug")));
+            }
+            result
+        }
+        Mode::Native => {
+            let mut agent = native::start(&job, sender)?;
+            phases.end(report);
+            follow(&frames, ui, report, limit, || {
+                Ok(agent
+                    .try_wait()?
+                    .map(|status| format!("the agent ended ({status})")))
+            })
+        }
+        Mode::Nested => {
+            let kernel = kernel.context("the nested mode has a kernel")?;
+            report
+                .findings
+                .versions
+                .insert("outer_kernel".into(), kernel.release.clone());
+            phases.next(report, "pack");
+            let initramfs = super::default_out().join("cache/initramfs.cpio");
+            outer::pack(&job, &kernel, &initramfs)?;
+            phases.next(report, "outer_boot");
+            let mut outer = Outer::start(&qemu, accel, &kernel, &initramfs, &dir, sender)?;
+            let limit = Deadline::seconds(args.time_limit + OUTER_SECONDS);
+            let first = wait_for_first(&frames, &mut outer, limit, &dir)?;
+            phases.end(report);
+            show(&first, ui);
+            let result = follow(&frames, ui, report, limit, || {
+                Ok(outer
+                    .process()
+                    .try_wait()?
+                    .map(|status| format!("the outer machine ended ({status})")))
+            });
+            if result.is_ok() {
+                // It ends by itself within moments; if not, it is ended.
+                drop(outer.process().wait(Deadline::seconds(10)));
+            }
+            result
+        }
+    }
+}
+
+fn choose_accel(
+    args: &QemuArgs,
+    qemu: &super::job::Tool,
+    guest: &Path,
+    report: &mut Report,
+) -> Result<&'static str, Stop> {
+    if args.accel == Accel::Tcg {
+        return Ok("tcg");
+    }
+    let trial = probe::try_kvm(qemu, guest, args.machine.name())?;
+    let AccelTrial { works, why, .. } = trial.clone();
+    report.accel_trials.push(trial);
+    match (works, args.accel) {
+        (true, _) => Ok("kvm"),
+        (false, Accel::Kvm) => Err(Stop::missing(
+            "KVM (--accel kvm)",
+            why,
+            "use --accel tcg, or a machine whose KVM works",
+        )),
+        (false, _) => Ok("tcg"),
+    }
+}
+
+/// The outer machine's first frame: until then its console is all there is to see.
+fn wait_for_first(
+    frames: &Receiver<Frame>,
+    outer: &mut Outer,
+    limit: Deadline,
+    dir: &Path,
+) -> Result<Frame, Stop> {
+    let limit = limit.within(OUTER_SECONDS);
+    let result = limit.poll("the outer machine to boot", || match frames.try_recv() {
+        Ok(frame) => Ok(Some(frame)),
+        Err(_) => match outer.process().try_wait()? {
+            Some(status) => Err(Stop::Broken(anyhow::anyhow!(
+                "the outer machine ended while booting ({status})"
+            ))),
+            None => Ok(None),
+        },
+    });
+    result.map_err(|stop| with_console(stop, dir))
+}
+
+/// Adds what the outer machine said last.
+fn with_console(stop: Stop, dir: &Path) -> Stop {
+    let read = |name: &str| {
+        let bytes = std::fs::read(dir.join(name)).unwrap_or_default();
+        process::tail(&String::from_utf8_lossy(&bytes), 12)
+    };
+    match stop {
+        Stop::Broken(error) => Stop::Broken(error.context(format!(
+            "{}\n{}",
+            read(outer::CONSOLE_LOG),
+            read(outer::STDERR_LOG)
+        ))),
+        other => other,
+    }
+}
+
+fn show(frame: &Frame, ui: &Ui) {
+    match frame {
+        Frame::Phase { name } => ui.phase(name),
+        Frame::Progress { done, total } => ui.progress(*done, *total),
+        Frame::Serial { line } if line.starts_with("test ") => ui.note(line),
+        _ => {}
+    }
+}
+
+/// Takes in frames until the last one; what was found by then is in the report in any case.
+fn follow(
+    frames: &Receiver<Frame>,
+    ui: &Ui,
+    report: &mut Report,
+    limit: Deadline,
+    mut ended: impl FnMut() -> Result<Option<String>, Stop>,
+) -> Result<(), Stop> {
+    loop {
+        limit.check("the run to end")?;
+        match frames.recv_timeout(TICK) {
+            Ok(Frame::Bye) => return Ok(()),
+            Ok(Frame::Findings { findings }) => merge(report, *findings),
+            Ok(Frame::Broken { message }) => report.findings.failures.push(Failure::new(
+                "run",
+                "a run that reaches its end",
+                message,
+                "the artifacts show how far the run came",
+            )),
+            Ok(frame) => show(&frame, ui),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                let why = ended()?.unwrap_or_else(|| "its channel closed".into());
+                return Err(Stop::Broken(anyhow::anyhow!("the run broke off: {why}")));
+            }
+        }
+    }
+}
+
+/// Takes over what was found beside QEMU, and keeps what was found here.
+fn merge(report: &mut Report, mut found: super::report::Findings) {
+    let here = &mut report.findings;
+    found.versions.append(&mut here.versions);
+    for (phase, seconds) in std::mem::take(&mut here.duration_s) {
+        found.duration_s.entry(phase).or_insert(seconds);
+    }
+    for skipped in std::mem::take(&mut here.skipped) {
+        if !found.skipped.contains(&skipped) {
+            found.skipped.push(skipped);
+        }
+    }
+    *here = found;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::report::Findings;
+
+    #[test]
+    fn a_place_is_for_one_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).unwrap();
+        assert_eq!(lock(dir.path()).unwrap_err().exit_code(), 3);
+        drop(first);
+        lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn findings_replace_findings_and_keep_what_is_known_here() {
+        let mut report = Report::unfinished(Vec::new());
+        report.findings.versions.insert("rustc".into(), "1".into());
+        report.findings.duration_s.insert("build".into(), 2.0);
+        let skipped = Skipped {
+            what: "native".into(),
+            why: "no".into(),
+            fix: "yes".into(),
+        };
+        report.findings.skipped.push(skipped);
+        for _ in 0..2 {
+            let mut found = Findings::default();
+            found.versions.insert("qemu".into(), "7".into());
+            found.duration_s.insert("ping".into(), 1.0);
+            merge(&mut report, found);
+        }
+        assert_eq!(report.findings.versions.len(), 2);
+        assert_eq!(report.findings.duration_s.len(), 2);
+        assert_eq!(report.findings.skipped.len(), 1);
+        assert!(report.findings.failures.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_breaks_off_is_an_error() {
+        let (sender, frames) = channel::<Frame>();
+        drop(sender);
+        let ui = Ui::new(true);
+        let mut report = Report::unfinished(Vec::new());
+        let limit = Deadline::seconds(5);
+        let result = follow(&frames, &ui, &mut report, limit, || Ok(Some("gone".into())));
+        assert!(result.unwrap_err().to_string().contains("gone"));
+    }
+}
