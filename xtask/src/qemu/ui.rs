@@ -268,8 +268,17 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
     if let Some(total) = found.duration_s.get("total") {
         writeln!(out, "time       {total:.0} s")?;
     }
-    let failed = |what: &str| found.failures.iter().any(|failure| failure.expected == what);
-    for skipped in found.skipped.iter().filter(|skipped| !failed(&skipped.what)) {
+    let failed = |what: &str| {
+        found
+            .failures
+            .iter()
+            .any(|failure| failure.expected == what)
+    };
+    for skipped in found
+        .skipped
+        .iter()
+        .filter(|skipped| !failed(&skipped.what))
+    {
         writeln!(
             out,
             "skipped    {}: {}\n  fix: {}",

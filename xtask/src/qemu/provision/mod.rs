@@ -38,7 +38,7 @@ fn is_ci() -> bool {
 
 impl Provision<'_> {
     /// Installs system packages, with consent; otherwise the error holds the exact command.
-    fn install(&self, what: &str, why: &str, packages: &[&str]) -> Result<(), Stop> {
+    pub(crate) fn install(&self, what: &str, why: &str, packages: &[&str]) -> Result<(), Stop> {
         let Some(mut command) = install_command(packages) else {
             return Err(Stop::missing(
                 what,
@@ -48,15 +48,30 @@ impl Provision<'_> {
         };
         let shown = process::shell_words(&command);
         let root = rustix::process::geteuid().is_root();
-        if !root || !(self.yes || is_ci() || self.ask(&shown)?) {
+        if !root || !self.agreed(&shown)? {
             let prefix = if root { "" } else { "sudo " };
             return Err(Stop::missing(what, why, format!("run: {prefix}{shown}")));
         }
         self.ui
             .note(&format!("installing system packages: {shown}"));
         command.env("DEBIAN_FRONTEND", "noninteractive");
+        let first = process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS));
+        if !matches!(first, Err(Stop::Broken(_))) || process::find_program("apt-get").is_none() {
+            return first.map(drop);
+        }
+        // A fresh machine has no package lists, an old one has lists of what is gone.
+        let mut update = Command::new("apt-get");
+        update.arg("update");
+        self.ui
+            .note("installing failed; running apt-get update first");
+        process::run_ok(&mut update, Deadline::seconds(PACKAGE_SECONDS))?;
         process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS))?;
         Ok(())
+    }
+
+    /// Whether this command may be run: agreed to on the command line, by CI, or now.
+    pub(crate) fn agreed(&self, command: &str) -> Result<bool, Stop> {
+        Ok(self.yes || is_ci() || self.ask(command)?)
     }
 
     /// Asks on a terminal; elsewhere the answer is no.
