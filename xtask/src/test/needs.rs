@@ -53,9 +53,10 @@ impl Need {
     fn what(&self) -> String {
         match self {
             Self::Subcommand { word, .. } => format!("cargo {word}"),
-            Self::Toolchain { name, components } if components.is_empty() => {
-                format!("the Rust toolchain {name}")
-            }
+            Self::Toolchain {
+                name,
+                components: [],
+            } => format!("the Rust toolchain {name}"),
             Self::Toolchain { name, components } => {
                 format!("the Rust toolchain {name} with {}", components.join(", "))
             }

@@ -16,7 +16,10 @@ impl Tally {
     pub(crate) fn outcome(self, printed: &Printed) -> Outcome {
         match self {
             Self::Command if printed.ok() => Outcome::passed(),
-            Self::Command => Outcome::failed(printed.ending()),
+            Self::Command => Outcome::failed(match first_error(&printed.text) {
+                Some(error) => format!("{}: {error}", printed.ending()),
+                None => printed.ending(),
+            }),
             Self::Tests => tests(printed.ok(), &printed.ending(), &printed.text),
         }
     }
@@ -39,6 +42,11 @@ fn tests(ok: bool, ending: &str, text: &str) -> Outcome {
         outcome.failures.push("no test was run".into());
     }
     outcome
+}
+
+/// The first line in which a compiler, or cargo, says that something is wrong.
+fn first_error(text: &str) -> Option<&str> {
+    text.lines().find(|line| line.starts_with("error"))
 }
 
 /// `test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; ...`
@@ -96,6 +104,13 @@ test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(outcome.counts, Counts::FAILED);
         let died = "test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!(tests(false, "killed by signal 11", died).counts.failed, 1);
+    }
+
+    #[test]
+    fn a_failed_command_says_what_was_wrong_first() {
+        let text = "   Compiling x\nerror: unused variable\nerror: could not compile";
+        assert_eq!(first_error(text), Some("error: unused variable"));
+        assert_eq!(first_error("Diff in main.rs"), None);
     }
 
     #[test]
