@@ -1,10 +1,12 @@
 //! The fake device serves a driver that keeps the rules, and catches one that does not.
 
+mod support;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vring::buffer::{DmaBuf, Readable, Writable};
+use vring::buffer::{Readable, Writable};
 use vring::features::{Feature, Features, Requirement, Wish};
 use vring::init::{self, InitFailure, Live, QueueConfig, Quiesced};
 use vring::platform::{DmaAddr, Platform, Wait};
@@ -13,40 +15,15 @@ use vring::testing::{
     ResetAnswer,
 };
 use vring::transport::{DeviceId, QueueAreas, QueueIndex, Status, Transport, TransportError};
-use vring::virtqueue::Virtqueue;
 
-const Q: QueueIndex = QueueIndex(0);
-const RING: Features = Features::of(&[Feature::VERSION_1, Feature::EVENT_IDX]);
+use support::{FEATURES, Q, start, stop};
+
+const RING: Features = FEATURES[0];
 
 type Request = (Readable<Vec<u8>>, Writable<Vec<u8>>);
 
 fn request(i: u8, len: usize) -> Request {
     (Readable(vec![i; len]), Writable(vec![0; len]))
-}
-
-fn start<P: Platform + std::fmt::Debug, B: DmaBuf + std::fmt::Debug>(
-    platform: &P,
-    device: &FakeDevice,
-    config: &QueueConfig,
-) -> (Live<P, FakeTransport>, Virtqueue<P, B>) {
-    let reset = init::reset(device.transport(), platform).unwrap();
-    let wish = Wish {
-        want: RING,
-        ..Wish::default()
-    };
-    let mut negotiated = reset.negotiate(&wish).unwrap();
-    let pending = negotiated.queue(Q, config).unwrap();
-    let live = negotiated.finish().unwrap();
-    let queue = pending.start(&live).unwrap();
-    (live, queue)
-}
-
-fn stop<P: Platform + std::fmt::Debug, B: DmaBuf + std::fmt::Debug>(
-    live: Live<P, FakeTransport>,
-    queue: Virtqueue<P, B>,
-) -> Vec<B> {
-    let (_, proof): (_, Quiesced) = live.reset().unwrap();
-    queue.close(&proof).unwrap().collect()
 }
 
 fn echoes<P: Platform + std::fmt::Debug>(platform: &P, bus: &Bus, features: Features) {
@@ -85,7 +62,7 @@ fn echoes<P: Platform + std::fmt::Debug>(platform: &P, bus: &Bus, features: Feat
 
 #[test]
 fn a_virtqueue_echoes_on_every_platform() {
-    for features in [RING, Feature::VERSION_1.into()] {
+    for features in FEATURES {
         let platform = InPlace::new();
         echoes(&platform, platform.bus(), features);
         platform.assert_no_leaks();

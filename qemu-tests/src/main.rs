@@ -2,8 +2,8 @@
 //! small kernel has (heap, clock, interrupts, PCI), and drives a device through `vring`.
 //!
 //! It is also the answer to "what does a kernel have to give the crate?": `kernel/platform.rs` is
-//! all of the memory side, `kernel/pci.rs` all of the configuration side, and `suites/net.rs` the
-//! loop. `linker.ld` and `kernel/boot.rs` are what is needed to get there.
+//! all of the memory side, `kernel/pci.rs` all of the configuration side, and `suites/net/mod.rs`
+//! the loop. `linker.ld` and `kernel/boot.rs` are what is needed to get there.
 //!
 //! Built for a hosted target it is a program that says how to run it.
 

@@ -52,9 +52,13 @@ impl<P: Platform, T: Transport> Device<P, T> {
     /// [`RefillError`], with one of the receive buffers, when the queue does not take it. The
     /// device has been reset then.
     pub fn new(mut driver: Driver<P, T, Memory>) -> Result<Self, RefillError<Memory>> {
-        let (rx, tx, _) = driver.parts();
+        let (rx, tx, control) = driver.parts();
         let len = rx.buffer_len();
-        let frame_len = len.saturating_sub(rx.header_len());
+        // What is received may be longer than what the device's MTU lets go out.
+        let longest = len.saturating_sub(rx.header_len());
+        let frame_len = control.mtu().map_or(longest, |mtu| {
+            longest.min(usize::from(mtu).saturating_add(14))
+        });
         let fresh = || vec![0u8; len].into_boxed_slice();
         rx.refill(&mut core::iter::repeat_with(fresh))?;
         let pool = (0..tx.size()).map(|_| fresh()).collect();

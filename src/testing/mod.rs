@@ -3,6 +3,7 @@
 mod books;
 mod bus;
 mod device;
+mod hostile;
 #[allow(unsafe_code)] // memory that driver and device share, and the platforms' contract
 mod memory;
 mod platform;
@@ -16,6 +17,7 @@ mod violation;
 pub use books::{Counts, POISON};
 pub use bus::{Bus, BusFault};
 pub use device::{Event, FakeDevice, Generation, ResetAnswer};
+pub use hostile::{HostileDevice, Move, Rng};
 pub use platform::{Bounce, Bouncing, Direct, Discontiguous, Fake, InPlace, Kind, Pages};
 pub use split::{Chain, Segment, SplitDevice, SplitOptions};
 pub use transport::FakeTransport;

@@ -15,6 +15,8 @@ use super::pit::{self, Pit};
 struct Clock {
     /// Counter at boot.
     start: u64,
+    /// Counts a second.
+    frequency: u64,
     /// Nanoseconds per count, times 2^32.
     scale: u64,
 }
@@ -35,17 +37,18 @@ fn counter() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// The counter and the ticks of the timer at one time; `None` once the timer has run out.
-fn reading(pit: &Pit) -> Option<(u64, u64)> {
+/// What `read` reads, and what the counter was then; of several tries the tightest. `None` when
+/// there is nothing to read any more.
+fn timed<T>(mut read: impl FnMut() -> Option<T>) -> Option<(u64, T)> {
     let mut tightest = u64::MAX;
     let mut best = None;
     for _ in 0..READINGS {
         let before = counter();
-        let ticks = pit.elapsed()?;
+        let value = read()?;
         let width = counter() - before;
         if width < tightest {
             tightest = width;
-            best = Some((before + width / 2, u64::from(ticks)));
+            best = Some((before + width / 2, value));
         }
     }
     best
@@ -54,12 +57,12 @@ fn reading(pit: &Pit) -> Option<(u64, u64)> {
 /// Counts a second; `None` when the machine was held up until the timer had run out.
 fn measure() -> Option<u64> {
     let pit = Pit::start();
-    let (count_1, ticks_1) = reading(&pit)?;
+    let (count_1, ticks_1) = timed(|| pit.elapsed())?;
     while pit.elapsed()? < SPAN {}
-    let (count_2, ticks_2) = reading(&pit)?;
+    let (count_2, ticks_2) = timed(|| pit.elapsed())?;
     (count_2 - count_1)
         .saturating_mul(pit::FREQUENCY)
-        .checked_div(ticks_2 - ticks_1)
+        .checked_div(u64::from(ticks_2.checked_sub(ticks_1)?))
 }
 
 /// Measures the counter and starts the clock.
@@ -69,9 +72,25 @@ pub(super) fn init() {
     let scale = (u128::from(1_000_000_000u64) << 32) / u128::from(frequency);
     CLOCK.call_once(|| Clock {
         start: counter(),
+        frequency,
         scale: scale as u64,
     });
     info!("clock: {} MHz", frequency / 1_000_000);
+}
+
+/// Ticks a second of another timer that runs, measured for some 10 ms; 0 before [`init`].
+pub(super) fn frequency_of(ticks: impl Fn() -> u32) -> u64 {
+    let read = || Some(ticks());
+    let start = timed(read);
+    let until = now() + Duration::from_millis(10);
+    while now() < until {}
+    let (Some(clock), Some((count_1, ticks_1)), Some((count_2, ticks_2))) =
+        (CLOCK.get(), start, timed(read))
+    else {
+        return 0;
+    };
+    let ticks = u64::from(ticks_2.wrapping_sub(ticks_1));
+    ticks.saturating_mul(clock.frequency) / (count_2 - count_1).max(1)
 }
 
 /// Time since [`init`], which never goes back; zero before.

@@ -132,16 +132,13 @@ impl Timer {
         let registers = registers();
         registers.write(TIMER_ENTRY, MASKED);
         registers.write(TIMER_DIVIDE, DIVIDE_BY_16);
-        let start = clock::now();
         registers.write(TIMER_INITIAL, u32::MAX);
-        while clock::now() < start + Duration::from_millis(10) {}
-        let ticks = u64::from(u32::MAX - registers.read(TIMER_CURRENT));
-        let nanos = (clock::now() - start).as_nanos() as u64;
+        let frequency = clock::frequency_of(|| u32::MAX - registers.read(TIMER_CURRENT));
         registers.write(TIMER_INITIAL, 0);
         registers.write(TIMER_ENTRY, u32::from(vector.number()));
-        info!("APIC timer: {} MHz", ticks * 1000 / nanos);
+        info!("APIC timer: {} kHz", frequency / 1000);
         Self {
-            scale: (ticks << 32) / nanos,
+            scale: (frequency << 32) / 1_000_000_000,
             vector,
         }
     }

@@ -1,6 +1,7 @@
 //! What the kernel can be told to check: one file for each suite.
 
 mod boot;
+mod net;
 
 use vring_protocol::Options;
 
@@ -12,6 +13,7 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     boot::run(machine, report);
     match options.suite.as_str() {
         "boot" => {}
+        "net" => net::run(machine, options, report),
         other => report.fail(
             "suite",
             "boot or net",

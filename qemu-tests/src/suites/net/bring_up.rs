@@ -1,0 +1,81 @@
+//! From a PCI function to a card that smoltcp can use: each step that fails is a failed check, and
+//! the run ends there.
+
+use alloc::string::ToString;
+use core::fmt::Display;
+
+use vring::adapter::smoltcp::Device;
+use vring::device::net::{Driver, Options as DriverOptions};
+use vring::transport::DeviceId;
+use vring::transport::pci::PciTransport;
+use vring_protocol::Options;
+
+use super::{Card, QUEUES};
+use crate::kernel::device_interrupts::{DeviceInterrupts, InterruptError};
+use crate::kernel::platform::Identity;
+use crate::kernel::{Machine, pci};
+use crate::report::Report;
+
+/// Brings the first network card up, with receive buffers.
+pub(super) fn run(
+    machine: &Machine,
+    options: &Options,
+    report: &mut Report,
+) -> Option<(Card, DeviceInterrupts)> {
+    let mut functions = machine.pci.functions();
+    let found = functions.find(|function| function.virtio() == Some(DeviceId::NETWORK));
+    let found = found.ok_or("no virtio network card on the PCI bus");
+    let function = step(report, "net_found", "a card", found)?;
+
+    let map = |address, len| pci::map_registers(machine, address, len);
+    let transport = PciTransport::new(&machine.pci, function.address, map);
+    let mut transport = step(report, "net_transport", "a modern device", transport)?;
+
+    let interrupts = choose(machine, &mut transport, &options.interrupts);
+    let interrupts = step(report, "net_interrupts", &options.interrupts, interrupts)?;
+
+    let mut wanted = DriverOptions::default();
+    wanted.receive_size = options.queue_size;
+    wanted.transmit_size = options.queue_size;
+    wanted.receive_vector = interrupts.queue_vector(0);
+    wanted.transmit_vector = interrupts.queue_vector(1);
+    wanted.config_vector = interrupts.config_vector();
+    let driver = Driver::new(Identity, transport, wanted);
+    let driver = step(report, "net_init", "a driver", driver)?;
+
+    let card = Device::new(driver);
+    let card = step(report, "net_buffers_given", "a full receive queue", card)?;
+    Some((card, interrupts))
+}
+
+fn choose(
+    machine: &Machine,
+    transport: &mut PciTransport,
+    how: &str,
+) -> Result<DeviceInterrupts, InterruptError> {
+    match how {
+        "msix" => DeviceInterrupts::msix(machine, transport, QUEUES),
+        "intx" => DeviceInterrupts::intx(machine, transport),
+        _ => Ok(DeviceInterrupts::poll()),
+    }
+}
+
+/// A check that something is there, and the thing.
+fn step<T, E: Display>(
+    report: &mut Report,
+    check: &str,
+    expected: &str,
+    outcome: Result<T, E>,
+) -> Option<T> {
+    match outcome {
+        Ok(value) => {
+            report.pass(check);
+            Some(value)
+        }
+        Err(error) => {
+            let hint = "qemu-tests/src/suites/net/bring_up.rs";
+            report.fail(check, expected, &error.to_string(), hint);
+            None
+        }
+    }
+}

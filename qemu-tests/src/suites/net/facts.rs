@@ -1,0 +1,116 @@
+//! What the harness is told about the card before and while it works.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use guest_services::Pings;
+use vring::features::{Feature, Features};
+use vring::transport::{QueueAreas, Transport};
+use vring_protocol::Event;
+
+use super::Card;
+use crate::kernel::device_interrupts::DeviceInterrupts;
+use crate::report::event;
+
+/// Device, features, queues.
+pub(super) fn announce(card: &mut Card, interrupts: &DeviceInterrupts) {
+    let (rx, tx, control) = card.driver().parts();
+    let transport = control.live().transport();
+    event(&Event::Device {
+        address: format!("{}", transport.address()),
+        device_type: transport.device_id().0,
+        transport: "pci-modern".into(),
+        mac: control
+            .mac()
+            .map(|[a, b, c, d, e, f]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")),
+        mtu: control.mtu(),
+        interrupts: interrupts.name().into(),
+    });
+    let (offered, acked) = (control.offered(), control.features());
+    event(&Event::Features {
+        offered: names(offered),
+        acked: names(acked),
+        refused: names(offered - acked),
+    });
+    queue(0, "rx", rx.size(), rx.areas());
+    queue(1, "tx", tx.size(), tx.areas());
+}
+
+fn queue(index: u16, name: &str, num: u16, areas: QueueAreas) {
+    event(&Event::Queue {
+        index,
+        name: name.into(),
+        ring: "split".into(),
+        num,
+        desc: areas.desc.0,
+        avail: areas.driver.0,
+        used: areas.device.0,
+    });
+}
+
+/// The guest's own pings are over.
+pub(super) fn pings(pings: &Pings) {
+    // Nothing was asked for: there is nothing to tell.
+    if pings.sent > 0 {
+        event(&Event::Ping {
+            sent: pings.sent,
+            received: pings.received,
+        });
+    }
+}
+
+/// The specification's names of a set of feature bits.
+fn names(features: Features) -> Vec<String> {
+    features.iter().map(name).collect()
+}
+
+fn name(feature: Feature) -> String {
+    let net = NET_FEATURES.iter().find(|(bit, _)| *bit == feature.bit());
+    match (feature.name(), net) {
+        (Some(generic), _) => generic.into(),
+        (None, Some((_, net))) => format!("VIRTIO_NET_F_{net}"),
+        (None, None) => format!("{feature}"),
+    }
+}
+
+/// Feature bits of network devices (VIRTIO 1.4, 5.1.3), and the legacy `GSO`.
+const NET_FEATURES: [(u8, &str); 37] = [
+    (0, "CSUM"),
+    (1, "GUEST_CSUM"),
+    (2, "CTRL_GUEST_OFFLOADS"),
+    (3, "MTU"),
+    (5, "MAC"),
+    (6, "GSO"),
+    (7, "GUEST_TSO4"),
+    (8, "GUEST_TSO6"),
+    (9, "GUEST_ECN"),
+    (10, "GUEST_UFO"),
+    (11, "HOST_TSO4"),
+    (12, "HOST_TSO6"),
+    (13, "HOST_ECN"),
+    (14, "HOST_UFO"),
+    (15, "MRG_RXBUF"),
+    (16, "STATUS"),
+    (17, "CTRL_VQ"),
+    (18, "CTRL_RX"),
+    (19, "CTRL_VLAN"),
+    (20, "CTRL_RX_EXTRA"),
+    (21, "GUEST_ANNOUNCE"),
+    (22, "MQ"),
+    (23, "CTRL_MAC_ADDR"),
+    (50, "DEVICE_STATS"),
+    (51, "HASH_TUNNEL"),
+    (52, "VQ_NOTF_COAL"),
+    (53, "NOTF_COAL"),
+    (54, "GUEST_USO4"),
+    (55, "GUEST_USO6"),
+    (56, "HOST_USO"),
+    (57, "HASH_REPORT"),
+    (59, "GUEST_HDRLEN"),
+    (60, "RSS"),
+    (61, "RSC_EXT"),
+    (62, "STANDBY"),
+    (63, "SPEED_DUPLEX"),
+    (65, "GUEST_UDP_TUNNEL_GSO"),
+];

@@ -1,0 +1,440 @@
+//! Whatever the device does, nothing panics, nothing hangs, nothing is lost.
+//!
+//! The named tests replay bugs that real drivers shipped; the seeded ones look for new ones. A
+//! failing seed is printed with the moves that led to it: make it a named test.
+
+mod support;
+
+use std::fmt::Debug;
+
+use vring::buffer::{Readable, Writable};
+use vring::features::Wish;
+use vring::init::{self, Live, QueueConfig};
+use vring::platform::Platform;
+use vring::testing::{
+    Bouncing, Bus, Discontiguous, FakeDevice, FakeTransport, HostileDevice, InPlace, Move, Rng,
+};
+use vring::transport::{DeviceId, QueueIndex};
+use vring::virtqueue::{Fault, Virtqueue};
+
+use support::{FEATURES, Q, start, stop};
+
+type Request = (Readable<Vec<u8>>, Writable<Vec<u8>>);
+
+fn request(i: u8, readable: usize, writable: usize) -> Request {
+    (Readable(vec![i; readable]), Writable(vec![i; writable]))
+}
+
+/// A queue of 8 descriptors, so of four requests, with a device that does as the test says.
+struct Rig {
+    platform: Bouncing,
+    live: Live<Bouncing, FakeTransport>,
+    queue: Virtqueue<Bouncing, Request>,
+    hostile: HostileDevice,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let platform = Bouncing::new();
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(FEATURES[0]);
+        device.violations().set_lenient();
+        let (live, queue) = start(&platform, &device, &QueueConfig::new(8));
+        let hostile = HostileDevice::new(device.take_queue(Q).unwrap(), 1);
+        Self {
+            platform,
+            live,
+            queue,
+            hostile,
+        }
+    }
+
+    /// Submits a request of two descriptors and publishes it; its head.
+    fn request(&mut self) -> u32 {
+        let ticket = self.queue.submit(request(7, 4, 16)).unwrap();
+        self.queue.publish();
+        u32::from(ticket.slot())
+    }
+
+    fn play(&mut self, moves: &[Move]) -> &mut Self {
+        moves.iter().for_each(|&next| self.hostile.play(next));
+        self
+    }
+
+    /// The fault that is seen next. It stays, nothing goes in any more, and after a reset all
+    /// buffers but `returned` come back.
+    fn faults(mut self, returned: usize) -> Fault {
+        let fault = self.queue.next_completion().unwrap_err();
+        assert_eq!(self.queue.next_completion().unwrap_err(), fault);
+        assert_eq!(self.queue.fault(), Some(fault));
+        assert_eq!(self.queue.free(), 0);
+        let rejected = self.queue.submit(request(9, 4, 16)).unwrap_err();
+        assert_eq!(rejected.buf, request(9, 4, 16), "it is given back");
+        self.queue.kick();
+        assert!(self.queue.arm(), "nobody sleeps on a broken queue");
+        let submitted = self.queue.counters().submitted;
+        drop(self.hostile);
+        assert_eq!(
+            stop(self.live, self.queue).len() + returned,
+            submitted as usize
+        );
+        self.platform.assert_no_leaks();
+        fault
+    }
+}
+
+#[test]
+fn bug_class_37_used_id_out_of_range() {
+    for id in [8, 9, 0xffff, 0x1_0000, 0x8000_0000, u32::MAX] {
+        let mut rig = Rig::new();
+        rig.request();
+        rig.play(&[Move::Forge { id, len: 0 }]);
+        assert_eq!(rig.faults(0), Fault::UsedIdOutOfRange { id, size: 8 });
+    }
+}
+
+#[test]
+fn bug_class_37_used_id_truncated_to_16_bits_is_not_a_head() {
+    let mut rig = Rig::new();
+    let id = rig.request() + 0x1_0000;
+    rig.play(&[Move::Forge { id, len: 0 }]);
+    assert_eq!(rig.faults(0), Fault::UsedIdOutOfRange { id, size: 8 });
+}
+
+#[test]
+fn bug_class_37_used_id_idle() {
+    let mut rig = Rig::new();
+    rig.request();
+    rig.play(&[Move::Forge { id: 6, len: 0 }]);
+    assert_eq!(rig.faults(0), Fault::UsedIdNotInFlight { id: 6 });
+}
+
+#[test]
+fn bug_class_37_used_id_in_the_middle_of_a_chain() {
+    let mut rig = Rig::new();
+    let id = rig.request() + 1;
+    rig.play(&[Move::Forge { id, len: 0 }]);
+    assert_eq!(rig.faults(0), Fault::UsedIdNotInFlight { id });
+}
+
+#[test]
+fn bug_class_37_used_id_repeated() {
+    let mut rig = Rig::new();
+    let id = rig.request();
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }, Move::Repeat]);
+    assert!(rig.queue.next_completion().unwrap().is_some());
+    assert_eq!(rig.faults(1), Fault::UsedIdNotInFlight { id });
+}
+
+#[test]
+fn bug_class_37_used_id_never_published() {
+    let mut rig = Rig::new();
+    rig.request();
+    let id = u32::from(rig.queue.submit(request(7, 4, 16)).unwrap().slot());
+    rig.play(&[Move::Forge { id, len: 0 }]);
+    assert_eq!(rig.faults(0), Fault::UsedIdNotInFlight { id });
+}
+
+#[test]
+fn bug_class_38_length_beyond_the_chain_is_cut_and_told() {
+    for len in [17, 0xffff, 0x1_0000, u32::MAX] {
+        let mut rig = Rig::new();
+        rig.request();
+        rig.play(&[Move::Look, Move::ReturnWithLen { nth: 0, len }]);
+        let done = rig.queue.next_completion().unwrap().unwrap();
+        assert_eq!((done.written(), done.claimed()), (16, len));
+        assert_eq!(done.into_buf().1.0.len(), 16);
+        assert_eq!(rig.queue.counters().overruns, 1);
+        rig.request();
+        rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+        assert!(
+            rig.queue.next_completion().unwrap().is_some(),
+            "the queue goes on"
+        );
+        drop(rig.hostile);
+        stop(rig.live, rig.queue);
+        rig.platform.assert_no_leaks();
+    }
+}
+
+#[test]
+fn bug_class_38_length_on_a_chain_that_is_only_read() {
+    let platform = Bouncing::new();
+    let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(FEATURES[0]);
+    let (live, mut queue) = start::<_, Readable<Vec<u8>>>(&platform, &device, &QueueConfig::new(8));
+    queue.submit(Readable(vec![3; 20])).unwrap();
+    queue.kick();
+    device.serve(Q, |_, _| 20);
+    let done = queue.next_completion().unwrap().unwrap();
+    assert_eq!((done.written(), done.claimed()), (0, 20));
+    assert_eq!(done.into_buf().0, [3; 20]);
+    stop(live, queue);
+    platform.assert_no_leaks();
+}
+
+#[test]
+fn bug_class_39_used_index_jumps_or_goes_back() {
+    for by in [2, 9, 0x7fff, i16::MIN, -1, -2] {
+        let mut rig = Rig::new();
+        rig.request();
+        rig.play(&[Move::MoveIdx { by }]);
+        let seen = 0_u16.wrapping_add_signed(by);
+        let fault = Fault::UsedIndex {
+            seen,
+            last: 0,
+            outstanding: 1,
+        };
+        assert_eq!(rig.faults(0), fault);
+    }
+    let mut rig = Rig::new();
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+    assert!(rig.queue.next_completion().unwrap().is_some());
+    rig.request();
+    rig.play(&[Move::MoveIdx { by: -1 }]);
+    assert_eq!(
+        rig.faults(1),
+        Fault::UsedIndex {
+            seen: 0,
+            last: 1,
+            outstanding: 1
+        }
+    );
+}
+
+#[test]
+fn bug_class_39_an_index_without_elements_is_not_believed() {
+    let mut rig = Rig::new();
+    let first = rig.request();
+    let second = rig.request();
+    assert_eq!((first, second), (0, 2));
+    // Both elements are still zero: descriptor 0 twice.
+    rig.play(&[Move::MoveIdx { by: 2 }]);
+    assert!(
+        rig.queue.next_completion().unwrap().is_some(),
+        "a device may return it unread"
+    );
+    assert_eq!(rig.faults(1), Fault::UsedIdNotInFlight { id: 0 });
+}
+
+#[test]
+fn bug_class_40_an_element_that_changes_afterwards_changes_nothing() {
+    let mut rig = Rig::new();
+    rig.request();
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+    let done = rig.queue.next_completion().unwrap().unwrap();
+    let ticket = done.ticket();
+    rig.play(&[
+        Move::Rewrite {
+            slot: 0,
+            id: 99,
+            len: 99,
+        },
+        Move::Return { nth: 0 },
+    ]);
+    let done = rig.queue.next_completion().unwrap().unwrap();
+    assert_ne!(done.ticket(), ticket);
+    assert!(rig.queue.next_completion().unwrap().is_none());
+    drop(rig.hostile);
+    stop(rig.live, rig.queue);
+    rig.platform.assert_no_leaks();
+}
+
+/// The driver's own rings are never read back, so that nothing a device writes there is believed.
+#[test]
+fn bug_class_17_forged_descriptors_free_nothing() {
+    let mut rig = Rig::new();
+    rig.request();
+    rig.request();
+    rig.play(&[Move::Look]);
+    for index in 0..8 {
+        rig.play(&[
+            Move::Descriptor {
+                index,
+                addr: 0xdead_0000,
+                rest: u64::MAX,
+            },
+            Move::Available {
+                slot: index,
+                head: 0xffff,
+            },
+        ]);
+    }
+    rig.play(&[
+        Move::AvailableIdx(0x8000),
+        Move::Flags(u16::MAX),
+        Move::Event(7),
+    ]);
+    rig.play(&[Move::Return { nth: 1 }, Move::Return { nth: 0 }]);
+    assert_eq!(
+        rig.queue
+            .drain(|done| assert_eq!(done.written(), 16))
+            .unwrap(),
+        2
+    );
+    rig.queue.submit(request(1, 1, 1)).unwrap();
+    rig.queue.kick();
+    drop(rig.hostile);
+    assert_eq!(stop(rig.live, rig.queue), [request(1, 1, 1)]);
+    rig.platform.assert_no_leaks();
+}
+
+/// With a platform that bounces, a returned buffer is out of the device's reach.
+#[test]
+fn a_device_that_writes_after_it_returned_changes_nothing() {
+    let mut rig = Rig::new();
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+    let (_, Writable(got)) = rig.queue.next_completion().unwrap().unwrap().into_buf();
+    let copy = got.clone();
+    rig.play(&[Move::WriteAfterReturn]);
+    assert_eq!(got, copy);
+    drop(rig.hostile);
+    stop(rig.live, rig.queue);
+    rig.platform.assert_no_leaks();
+}
+
+/// One run of a driver against the lies of a seed.
+fn survives<P: Platform + Debug>(platform: &P, bus: &Bus, seed: u64, rounds: usize) -> bool {
+    let features = FEATURES[(seed % 2) as usize];
+    let start_index = [0, 65_530][(seed / 2 % 2) as usize];
+    let device = FakeDevice::new(bus, DeviceId::NETWORK)
+        .offer(features)
+        .start_index(Q, start_index);
+    device.violations().set_lenient();
+    let mut config = QueueConfig::new(1 << (seed % 5)).cells(4, 4);
+    config.start_index = start_index;
+    let (live, mut queue) = start::<_, Request>(platform, &device, &config);
+    let honesty = [95, 70][(seed / 4 % 2) as usize];
+    let mut hostile = HostileDevice::new(device.take_queue(Q).unwrap(), seed).honesty(honesty);
+    let mut rng = Rng::new(!seed);
+    let (mut inside, mut moves) = (0, Vec::new());
+    for _ in 0..rounds {
+        match rng.below(8) {
+            0..=2 => {
+                let buf = request(1, 1 + rng.below(40) as usize, 1 + rng.below(40) as usize);
+                let copy = buf.clone();
+                let submitted = match rng.below(2) {
+                    0 => queue.submit(buf),
+                    _ => queue.submit_with(&[1_u8; 4], buf),
+                };
+                match submitted {
+                    Ok(_) => inside += 1,
+                    Err(rejected) => assert_eq!(rejected.buf, copy),
+                }
+            }
+            3 => queue.publish(),
+            4 => queue.kick(),
+            5 => {
+                let outstanding = usize::from(queue.outstanding());
+                let mut came = 0;
+                let drained = queue.drain(|done| {
+                    came += 1;
+                    assert!(done.written() <= 44 && done.written() <= done.claimed());
+                    assert!(done.buf().0.0.iter().all(|&byte| byte == 1), "read only");
+                });
+                assert!(
+                    came <= outstanding && drained.is_ok_and(|n| n == came)
+                        || queue.fault().is_some()
+                );
+                inside -= came;
+            }
+            6 => {
+                let _ = queue.arm();
+            }
+            _ => queue.disarm(),
+        }
+        for _ in 0..rng.below(3) {
+            moves.push(hostile.step());
+        }
+        if queue.fault().is_some() {
+            break;
+        }
+        assert_eq!(
+            usize::from(queue.outstanding()),
+            inside,
+            "seed {seed}: {moves:?}"
+        );
+    }
+    let broken = queue.fault().is_some();
+    drop(hostile);
+    assert_eq!(stop(live, queue).len(), inside, "seed {seed}: {moves:?}");
+    broken
+}
+
+#[test]
+fn a_seeded_villain_on_every_platform() {
+    let (seeds, rounds) = if cfg!(miri) { (4, 60) } else { (400, 400) };
+    let mut broken = 0;
+    for seed in 0..seeds {
+        let platform = Bouncing::new();
+        broken += u64::from(survives(&platform, platform.bus(), seed, rounds));
+        platform.assert_no_leaks();
+        let platform = InPlace::new();
+        broken += u64::from(survives(&platform, platform.bus(), seed, rounds));
+        platform.assert_no_leaks();
+        let platform = Discontiguous::new(32);
+        broken += u64::from(survives(&platform, platform.bus(), seed, rounds));
+        platform.assert_no_leaks();
+    }
+    assert!(
+        broken > seeds,
+        "only {broken} of {} runs met a fault",
+        3 * seeds
+    );
+}
+
+#[test]
+fn bug_class_41_and_43_absurd_registers() {
+    let seeds = if cfg!(miri) { 20 } else { 3000 };
+    let (mut started, mut refused) = (0, 0);
+    for seed in 0..seeds {
+        let platform = Bouncing::new();
+        platform.set_patience(20);
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).hostile(seed);
+        device.violations().set_lenient();
+        let run = || {
+            let reset = init::reset(device.transport(), &platform).ok()?;
+            let wish = Wish {
+                want: FEATURES[0],
+                ..Wish::default()
+            };
+            let mut negotiated = reset.negotiate(&wish).ok()?;
+            let queues: Vec<_> = (0..4)
+                .filter_map(|i| {
+                    let config = QueueConfig::new(64).vector((seed % 3 == 0).then_some(i));
+                    negotiated.queue::<Request>(QueueIndex(i), &config).ok()
+                })
+                .collect();
+            match negotiated.finish() {
+                Err(aborted) => {
+                    let proof = aborted.proof.ok()?;
+                    queues
+                        .into_iter()
+                        .for_each(|queue| drop(queue.close(&proof).unwrap()));
+                    Some(false)
+                }
+                Ok(live) => {
+                    let (_, proof) = live.reset().ok()?;
+                    queues
+                        .into_iter()
+                        .for_each(|queue| drop(queue.close(&proof).unwrap()));
+                    Some(true)
+                }
+            }
+        };
+        match run() {
+            Some(true) => started += 1,
+            Some(false) | None => refused += 1,
+        }
+        if platform.counts().leaked_bytes == 0 {
+            platform.assert_no_leaks();
+        }
+        device.assert_clean();
+    }
+    assert!(
+        started > 0 && refused > 0,
+        "{started} started, {refused} refused"
+    );
+}
