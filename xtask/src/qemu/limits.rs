@@ -56,10 +56,12 @@ impl Deadline {
     /// A deadline of its own within this one: whichever is earlier.
     pub(crate) fn within(&self, seconds: u64) -> Self {
         let inner = Self::seconds(seconds);
-        Self {
-            start: inner.start,
-            end: inner.end.min(self.end),
-            gone: self.gone,
+        let gone = self.gone;
+        // The one that ends first also tells for how long was waited.
+        if inner.end < self.end {
+            Self { gone, ..inner }
+        } else {
+            *self
         }
     }
 

@@ -12,8 +12,9 @@ use super::process::{self, Guarded};
 use super::report::AccelTrial;
 use super::stop::Stop;
 
-/// KVM that works boots the guest in a fraction of this.
-const KVM_SECONDS: u64 = 8;
+/// KVM that works boots the guest in a fraction of this; one that is itself emulated takes longer,
+/// and then TCG is the faster one.
+const KVM_SECONDS: u64 = 3;
 
 /// Whether vhost can be used on this machine itself; if not, why, as a [`Stop::Missing`].
 pub(crate) fn native_vhost() -> Result<(), Stop> {

@@ -10,7 +10,7 @@ type Pattern = &'static str;
 pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
     ("unit", &["fake_*"]),
     ("oracle", &["layout_oracle"]),
-    ("hostile", &["pci_*"]),
+    ("hostile", &["hostile*", "pci_*"]),
 ];
 
 /// Test programs that Miri interprets, beside the library's own tests: those whose subject is

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -101,12 +101,26 @@ impl Drop for Capture {
 }
 
 /// Cuts a pcap that something else wrote down to the same budget.
-pub(crate) fn trim(path: &PathBuf) -> anyhow::Result<()> {
+pub(crate) fn trim(path: &Path) -> anyhow::Result<()> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let end = end_of_frames(&bytes, FRAMES);
     if end < bytes.len() {
         let file = File::options().write(true).open(path)?;
         file.set_len(end as u64)?;
+    }
+    Ok(())
+}
+
+/// Cuts every pcap in a directory.
+pub(crate) fn trim_all(dir: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "pcap")
+        {
+            trim(&path)?;
+        }
     }
     Ok(())
 }

@@ -163,6 +163,7 @@ impl Run<'_> {
         let mut process = qemu.process;
 
         let result = self.with_guest(&mut live, &mut serial, tap.as_ref(), process.id());
+        let whole = result.is_ok();
         if let Err(stop) = result {
             serial.pump(self.outlet);
             let phase = self
@@ -181,10 +182,12 @@ impl Run<'_> {
         };
         process.kill();
         self.phase("judge");
+        // A capture by QEMU that nobody ended is cut to size here.
+        drop(capture::trim_all(&self.job.dir));
         // What the guest said last is read after its end.
         let silence = Deadline::seconds(5);
         drop(serial.wait::<()>("the end", silence, self.outlet, |_| None));
-        verdict::judge(self.job, &mut self.findings, &serial, status);
+        verdict::judge(self.job, &mut self.findings, &serial, status, whole);
         Ok(())
     }
 

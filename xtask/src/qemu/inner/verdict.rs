@@ -12,7 +12,7 @@ use crate::qemu::job::{Job, Link};
 use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
-    Addresses, Counters, Device, Failure, Features, Findings, Ping, Queue, StepStatus,
+    Addresses, Counters, Device, Failure, Features, Findings, Ping, Queue, Skipped, StepStatus,
 };
 use crate::qemu::stop::Stop;
 
@@ -119,21 +119,73 @@ pub(super) fn take_announcements(findings: &mut Findings, events: &[Event]) {
     }
 }
 
-/// Adds every check on what was found.
+/// Adds every check on what was found. Of a run that broke off, only what says why is checked:
+/// that the rest is missing follows from it, and is listed as skipped.
 pub(super) fn judge(
     job: &Job,
     findings: &mut Findings,
     serial: &Serial,
     status: Option<ExitStatus>,
+    whole: bool,
 ) {
     take_results(findings, &serial.events);
     findings.tests = serial.tests.clone();
     let mut failures = serial.damaged.clone();
-    guest_tests(&mut failures, serial, status);
-    links(&mut failures, job, findings);
-    if job.link == Link::VhostTap {
+    failed_tests(&mut failures, serial);
+    // A guest that the harness ended could not say goodbye.
+    if whole || status.is_some() {
+        last_words(&mut failures, serial, status);
+    }
+    // Of a guest that never came to its queues there is no start to look for.
+    if job.link == Link::VhostTap && (whole || !findings.queues.is_empty()) {
         vhost_steps(job, findings);
     }
+    if whole {
+        links(&mut failures, job, findings);
+        steps_taken(&mut failures, findings);
+    } else {
+        findings.skipped.extend(not_reached(findings));
+    }
+    for queue in findings
+        .counters
+        .iter()
+        .flat_map(|counters| &counters.queues)
+    {
+        failures.extend(buffers_came_back(queue));
+        if whole {
+            failures.extend(index_wraps(queue, job));
+        }
+    }
+    findings.failures.extend(failures);
+}
+
+/// What a run that broke off did not come to.
+fn not_reached(findings: &Findings) -> Vec<Skipped> {
+    let found = [
+        (
+            "vhost proof",
+            findings.queues.iter().any(|queue| queue.host.is_some()),
+        ),
+        ("ping", findings.ping.is_some()),
+        ("tcp_up", findings.tcp.up.is_some()),
+        ("tcp_down", findings.tcp.down.is_some()),
+        ("udp_up", findings.udp.up.is_some()),
+        ("udp_down", findings.udp.down.is_some()),
+        ("burst_up", findings.burst.up.is_some()),
+        ("burst_down", findings.burst.down.is_some()),
+        ("counters", findings.counters.is_some()),
+    ];
+    let missing = found.iter().filter(|(_, reached)| !reached);
+    missing
+        .map(|(what, _)| Skipped {
+            what: (*what).into(),
+            why: "the run broke off before it".into(),
+            fix: "see the failures".into(),
+        })
+        .collect()
+}
+
+fn steps_taken(failures: &mut Vec<Failure>, findings: &Findings) {
     for step in &findings.vhost.steps {
         if step.status == StepStatus::Missing {
             failures.push(Failure::new(
@@ -144,12 +196,6 @@ pub(super) fn judge(
             ));
         }
     }
-    if let Some(counters) = &findings.counters {
-        for queue in &counters.queues {
-            failures.extend(queue_counters(queue, job));
-        }
-    }
-    findings.failures.extend(failures);
 }
 
 fn take_results(findings: &mut Findings, events: &[Event]) {
@@ -186,7 +232,7 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
     }
 }
 
-fn guest_tests(failures: &mut Vec<Failure>, serial: &Serial, status: Option<ExitStatus>) {
+fn failed_tests(failures: &mut Vec<Failure>, serial: &Serial) {
     let mut explained = Vec::new();
     for event in &serial.events {
         if let Event::Failure {
@@ -210,6 +256,9 @@ fn guest_tests(failures: &mut Vec<Failure>, serial: &Serial, status: Option<Exit
             ));
         }
     }
+}
+
+fn last_words(failures: &mut Vec<Failure>, serial: &Serial, status: Option<ExitStatus>) {
     match done(&serial.events) {
         None => failures.push(Failure::new(
             "guest",
@@ -351,8 +400,8 @@ fn links(failures: &mut Vec<Failure>, job: &Job, findings: &Findings) {
     );
 }
 
-/// No buffer may be lost, no fault may be seen, and the paced flows must wrap the index.
-fn queue_counters(queue: &QueueCounters, job: &Job) -> Vec<Failure> {
+/// No buffer may be lost, and an honest host gives no reason for a fault.
+fn buffers_came_back(queue: &QueueCounters) -> Vec<Failure> {
     let mut failures = Vec::new();
     let back = queue.completed.saturating_add(queue.returned_by_reset);
     if queue.submitted != back {
@@ -374,16 +423,21 @@ fn queue_counters(queue: &QueueCounters, job: &Job) -> Vec<Failure> {
             "an honest host gives no reason for any: the driver misread something",
         ));
     }
-    let wraps = u64::from(job.load.datagrams) >= WRAP;
-    if wraps && matches!(queue.name.as_str(), "rx" | "tx") && queue.submitted <= WRAP {
-        failures.push(Failure::new(
+    failures
+}
+
+/// The paced flows must wrap the available index of both queues.
+fn index_wraps(queue: &QueueCounters, job: &Job) -> Option<Failure> {
+    let asked = u64::from(job.load.datagrams) >= WRAP;
+    let short = matches!(queue.name.as_str(), "rx" | "tx") && queue.submitted <= WRAP;
+    (asked && short).then(|| {
+        Failure::new(
             format!("index of queue {} ({}) wraps", queue.index, queue.name),
             format!("more than {WRAP} buffers"),
             queue.submitted,
             "the traffic did not go through this queue",
-        ));
-    }
-    failures
+        )
+    })
 }
 
 fn vhost_steps(job: &Job, findings: &mut Findings) {

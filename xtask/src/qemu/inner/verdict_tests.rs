@@ -85,7 +85,8 @@ fn checks(findings: &Findings) -> Vec<String> {
     let mut failures = Vec::new();
     links(&mut failures, &job(), findings);
     for queue in findings.counters.iter().flat_map(|c| &c.queues) {
-        failures.extend(queue_counters(queue, &job()));
+        failures.extend(buffers_came_back(queue));
+        failures.extend(index_wraps(queue, &job()));
     }
     failures.into_iter().map(|failure| failure.check).collect()
 }

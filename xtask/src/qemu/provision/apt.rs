@@ -67,14 +67,23 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
-    /// Tries with the lists at hand, then with fresh ones.
+    /// Tries with the system's lists, then with those fetched before, then with fresh ones.
     fn retry<T>(&mut self, mut work: impl FnMut(&Self) -> Result<T, Stop>) -> Result<T, Stop> {
-        match work(self) {
-            Err(Stop::Broken(_)) if !self.own_lists => {
-                self.update()?;
-                work(self)
+        let first = match work(self) {
+            Err(Stop::Broken(error)) => error,
+            result => return result,
+        };
+        let fetched = self.cache.join("lists/partial").is_dir();
+        if !self.own_lists && fetched {
+            self.own_lists = true;
+            if let Ok(done) = work(self) {
+                return Ok(done);
             }
-            result => result,
+        }
+        match self.update() {
+            Ok(()) => work(self),
+            Err(Stop::Broken(error)) => Err(Stop::Broken(error.context(first))),
+            Err(stop) => Err(stop),
         }
     }
 

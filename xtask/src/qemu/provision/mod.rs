@@ -55,18 +55,23 @@ impl Provision<'_> {
         self.ui
             .note(&format!("installing system packages: {shown}"));
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        let first = process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS));
-        if !matches!(first, Err(Stop::Broken(_))) || process::find_program("apt-get").is_none() {
-            return first.map(drop);
-        }
+        let mut install = || process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS));
+        let mut result = install();
         // A fresh machine has no package lists, an old one has lists of what is gone.
-        let mut update = Command::new("apt-get");
-        update.arg("update");
-        self.ui
-            .note("installing failed; running apt-get update first");
-        process::run_ok(&mut update, Deadline::seconds(PACKAGE_SECONDS))?;
-        process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS))?;
-        Ok(())
+        if matches!(result, Err(Stop::Broken(_))) && process::find_program("apt-get").is_some() {
+            self.ui
+                .note("installing failed; running apt-get update first");
+            let mut update = Command::new("apt-get");
+            update.arg("update");
+            result = process::run_ok(&mut update, Deadline::seconds(PACKAGE_SECONDS));
+            if result.is_ok() {
+                result = install();
+            }
+        }
+        match result {
+            Err(Stop::Broken(error)) => Err(Stop::missing(what, error.to_string(), shown)),
+            result => result.map(drop),
+        }
     }
 
     /// Whether this command may be run: agreed to on the command line, by CI, or now.
