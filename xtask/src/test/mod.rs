@@ -1,6 +1,6 @@
 //! `cargo xtask test`: what must hold before a change is taken, for a person and for CI.
 //!
-//! A run is a list of [sections](sections). For each, the machine is looked at first, and what is
+//! A run is a list of [`sections`]. For each, the machine is looked at first, and what is
 //! missing is provided where that is agreed to; then its checks run one after the other, into one
 //! log and within one time limit. Everything that failed is counted, nothing stops at the first
 //! failure. [`report`] turns what happened into a verdict, a table and `report.json`.

@@ -15,11 +15,10 @@ pub(crate) const NAMES: [&str; 12] = [
     "budget", "qemu",
 ];
 
-/// Targets that the library is checked for where rustup can fetch them: 32 bits, 32 bits without
-/// 64-bit atomics, and other architectures.
-const OTHER_TARGETS: [&str; 4] = [
+/// Targets that the library is checked for where rustup can fetch them: 32 bits, and other
+/// architectures.
+const OTHER_TARGETS: [&str; 3] = [
     "i686-unknown-linux-gnu",
-    "thumbv7em-none-eabi",
     "aarch64-unknown-none",
     "riscv64gc-unknown-none-elf",
 ];
