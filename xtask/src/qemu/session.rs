@@ -14,7 +14,7 @@ use super::cli::{Accel, QemuArgs, VhostMode};
 use super::job::{GUEST, Job, Link, Load, PEER, PREFIX};
 use super::limits::{Deadline, TICK};
 use super::outer::{self, Outer};
-use super::provision::Provision;
+use super::provision::{Provision, UNPACKING};
 use super::report::{AccelTrial, Failure, Report, Skipped};
 use super::stop::Stop;
 use super::ui::Ui;
@@ -26,22 +26,56 @@ pub(crate) const ARTIFACTS: &str = "artifacts";
 const BOOT_SECONDS: u64 = 90;
 /// What the outer machine takes to boot, at most, beyond the run's own limit.
 const OUTER_SECONDS: u64 = 120;
+/// How the directory begins that is gone after the run.
+const WORK: &str = ".work-";
+/// How long another run may fetch packages.
+const CACHE_SECONDS: u64 = 900;
 /// The guest gives up after so long without a request.
 const IDLE_SECONDS: u32 = 60;
 
+fn lock_file(dir: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let path = dir.join(".lock");
+    File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes the directories that a killed run left half done.
+fn clear(dir: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            std::fs::remove_dir_all(entry.path())
+                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Keeps other runs out of a directory; the lock goes with the process.
 pub(crate) fn lock(out: &Path) -> Result<File, Stop> {
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    let path = out.join(".lock");
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let file = lock_file(out)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            clear(out, WORK)?;
+            Ok(file)
+        }
         Err(_) => Err(Stop::missing(
             format!("{} to itself", out.display()),
             "another run is writing there, and its report is left alone",
             "wait for it, or give this one a place of its own with --out",
         )),
     }
+}
+
+/// Waits until no other run provides things in the cache, and clears what a killed one left.
+fn lock_cache(cache: &Path) -> Result<File, Stop> {
+    let file = lock_file(cache)?;
+    Deadline::seconds(CACHE_SECONDS).poll("another run to finish fetching", || {
+        Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).ok())
+    })?;
+    for dir in [cache, &cache.join("tools")] {
+        clear(dir, UNPACKING)?;
+    }
+    Ok(file)
 }
 
 /// Measures the phases on this side.
@@ -140,8 +174,10 @@ fn run_phases(
     report.findings.vhost.mode = mode.name().into();
 
     phases.next(report, "provide");
+    let cache = super::default_out().join("cache");
+    let providing = lock_cache(&cache)?;
     let provision = Provision {
-        cache: super::default_out().join("cache"),
+        cache,
         yes: args.yes,
         ui,
     };
@@ -154,6 +190,7 @@ fn run_phases(
         Mode::Nested => Some(provision.kernel()?),
         Mode::Native | Mode::Off => None,
     };
+    drop(providing);
 
     phases.next(report, "build");
     let guest = match &args.guest {
@@ -242,7 +279,12 @@ fn run_phases(
                 .versions
                 .insert("outer_kernel".into(), kernel.release.clone());
             phases.next(report, "pack");
-            let initramfs = super::default_out().join("cache/initramfs.cpio");
+            // In this run's own place, and gone with it: it is large, and no artifact.
+            let work = tempfile::Builder::new()
+                .prefix(WORK)
+                .tempdir_in(out)
+                .with_context(|| format!("cannot write into {}", out.display()))?;
+            let initramfs = work.path().join("initramfs.cpio");
             outer::pack(&job, &kernel, &initramfs)?;
             phases.next(report, "outer_boot");
             let mut outer = Outer::start(&qemu, accel, &kernel, &initramfs, &dir, sender)?;
@@ -385,7 +427,9 @@ mod tests {
     #[test]
     fn a_place_is_for_one_run() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(".work-of-a-killed-run")).unwrap();
         let first = lock(dir.path()).unwrap();
+        assert!(!dir.path().join(".work-of-a-killed-run").exists());
         assert_eq!(lock(dir.path()).unwrap_err().exit_code(), 3);
         drop(first);
         lock(dir.path()).unwrap();

@@ -12,7 +12,7 @@ use crate::qemu::job::{GUEST, Job, Link, PEER};
 use crate::qemu::process::Guarded;
 use crate::qemu::tap::Tap;
 
-/// Names of the files that QEMU and strace write into the job's directory.
+/// Names of the files that strace and QEMU write into the job's directory.
 pub(crate) const STRACE_LOG: &str = "strace.log";
 /// See [`STRACE_LOG`].
 pub(crate) const TRACE_LOG: &str = "qemu-trace.log";
@@ -94,22 +94,9 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     Ok(args)
 }
 
-/// Starts QEMU, under strace where vhost is to be shown.
+/// Starts QEMU; the guest does not run yet.
 pub(crate) fn start(job: &Job, tap: Option<&mut Tap>) -> anyhow::Result<Qemu> {
-    let mut command;
-    if let Some(strace) = &job.strace {
-        command = strace.command();
-        // -D: the tracer is the grandchild, so that the process started here is QEMU itself.
-        command.args(["-D", "-f", "--seccomp-bpf", "-qq", "-ttt"]);
-        command.args(["-e", "trace=ioctl,eventfd2", "-e", "signal=none"]);
-        command.arg("-o").arg(job.dir.join(STRACE_LOG));
-        if let Some(path) = &job.qemu.library_path {
-            command.args(["-E", &format!("LD_LIBRARY_PATH={path}")]);
-        }
-        command.arg("--").arg(&job.qemu.path);
-    } else {
-        command = job.qemu.command();
-    }
+    let mut command = job.qemu.command();
     command.args(arguments(job)?);
     let shown = crate::qemu::process::shell_words(&command);
 

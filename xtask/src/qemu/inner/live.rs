@@ -56,6 +56,15 @@ impl Live {
         }
     }
 
+    /// The thread of the virtual processor.
+    pub(crate) fn vcpu_thread(&mut self, deadline: Deadline) -> Result<u32, Stop> {
+        let answer = self.qmp.execute("query-cpus-fast", json!({}), deadline)?;
+        let thread = answer[0]["thread-id"].as_u64();
+        Ok(thread
+            .and_then(|thread| u32::try_from(thread).ok())
+            .with_context(|| format!("QEMU names no thread of its processor: {answer}"))?)
+    }
+
     fn device(&mut self, deadline: Deadline) -> Result<String, Stop> {
         if let Some(path) = &self.device {
             return Ok(path.clone());

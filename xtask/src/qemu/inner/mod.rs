@@ -9,6 +9,7 @@ mod command;
 mod live;
 mod qmp;
 mod serial;
+mod tracer;
 mod traffic;
 mod verdict;
 
@@ -19,6 +20,7 @@ use serde_json::json;
 
 use self::live::Live;
 use self::serial::Serial;
+use self::tracer::Tracer;
 use super::channel::{Frame, Outlet};
 use super::job::{Job, Link, PEER, PREFIX};
 use super::limits::Deadline;
@@ -200,10 +202,21 @@ impl Run<'_> {
         pid: u32,
     ) -> Result<(), Stop> {
         let boot = self.deadline.within(self.job.boot_seconds);
+        let tracer = match &self.job.strace {
+            Some(strace) => {
+                let log = self.job.dir.join(command::STRACE_LOG);
+                let thread = live.vcpu_thread(boot)?;
+                Some(Tracer::attach(strace, thread, &log, boot)?)
+            }
+            None => None,
+        };
         live.qmp.execute("cont", json!({}), boot)?;
         verdict::wait_hello(serial, boot, self.outlet)?;
         let ready = serial.wait("the guest to be ready", boot, self.outlet, verdict::ready);
         verdict::take_announcements(&mut self.findings, &serial.events);
+        if let Some(tracer) = tracer {
+            tracer.detach()?;
+        }
         ready?;
 
         self.phase("proof");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ pub(crate) struct Qmp {
     stream: UnixStream,
     pending: Vec<u8>,
     log: File,
+    start: Instant,
 }
 
 impl Qmp {
@@ -35,6 +36,7 @@ impl Qmp {
             stream,
             pending: Vec::new(),
             log,
+            start: Instant::now(),
         };
         let greeting = qmp.read(deadline, "QEMU's greeting")?;
         let version = &greeting["QMP"]["version"];
@@ -52,7 +54,8 @@ impl Qmp {
 
     fn note(&mut self, direction: &str, text: &str) {
         // The log is an artifact, not a dependency.
-        drop(writeln!(self.log, "{direction} {text}"));
+        let time = self.start.elapsed().as_secs_f64();
+        drop(writeln!(self.log, "{time:8.3} {direction} {text}"));
     }
 
     fn read(&mut self, deadline: Deadline, waiting_for: &str) -> Result<Value, Stop> {

@@ -1,8 +1,9 @@
-//! Reads what `strace -f -ttt -e trace=ioctl,eventfd2` wrote.
+//! Reads what `strace -ttt -e trace=ioctl,eventfd2` wrote, with `-f` or without.
 
 /// One system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
+    /// 0 in a log of a single thread, which does not name it.
     pub(crate) thread: u32,
     /// `eventfd2`, or the request of an `ioctl`, for example `VHOST_SET_VRING_NUM`.
     pub(crate) name: String,
@@ -16,11 +17,14 @@ pub(crate) fn parse(log: &str) -> Vec<Call> {
     let mut halves: Vec<(u32, String)> = Vec::new();
     let mut calls = Vec::new();
     for line in log.lines() {
-        let Some((thread, rest)) = line.split_once(char::is_whitespace) else {
+        let Some((first, rest)) = line.split_once(char::is_whitespace) else {
             continue;
         };
-        let Ok(thread) = thread.parse() else { continue };
-        let Some((_time, text)) = rest.trim_start().split_once(' ') else {
+        let (thread, rest) = match first.parse() {
+            Ok(thread) => (thread, rest.trim_start()),
+            Err(_) => (0, line),
+        };
+        let Some((_time, text)) = rest.split_once(' ') else {
             continue;
         };
         if let Some(begun) = text.strip_suffix(" <unfinished ...>") {
@@ -59,6 +63,16 @@ fn call(thread: u32, text: &str) -> Option<Call> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_of_one_thread_is_read() {
+        let calls = parse("1795344684.970473 eventfd2(0, EFD_CLOEXEC|EFD_NONBLOCK) = 16\n");
+        let names: Vec<_> = calls
+            .iter()
+            .map(|call| (call.thread, call.result))
+            .collect();
+        assert_eq!(names, [(0, 16)]);
+    }
 
     #[test]
     fn calls_are_read() {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use super::PACKAGE_SECONDS;
+use super::{PACKAGE_SECONDS, UNPACKING};
 use crate::qemu::limits::Deadline;
 use crate::qemu::process;
 use crate::qemu::stop::Stop;
@@ -140,7 +140,7 @@ impl<'a> Apt<'a> {
         std::fs::create_dir_all(parent)
             .with_context(|| format!("cannot make {}", parent.display()))?;
         let work = tempfile::Builder::new()
-            .prefix(".unpacking-")
+            .prefix(UNPACKING)
             .tempdir_in(parent)
             .with_context(|| format!("cannot write into {}", parent.display()))?;
         let debs = work.path().join("debs");

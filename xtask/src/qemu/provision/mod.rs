@@ -21,6 +21,9 @@ use super::ui::Ui;
 /// How long one package manager command may take.
 const PACKAGE_SECONDS: u64 = 600;
 
+/// How the directories begin in which packages are unpacked before they are put in place.
+pub(crate) const UNPACKING: &str = ".unpacking-";
+
 /// Where provisioned things lie, and who may decide.
 #[derive(Debug)]
 pub(crate) struct Provision<'a> {

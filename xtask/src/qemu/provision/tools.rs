@@ -13,8 +13,8 @@ use crate::qemu::stop::Stop;
 const QEMU: &str = "qemu-system-x86_64";
 /// The first QEMU that tells about vhost over QMP.
 const QEMU_SINCE: (u32, u32) = (7, 2);
-/// The first strace with `--seccomp-bpf`.
-const STRACE_SINCE: (u32, u32) = (5, 3);
+/// The first strace that names the requests of vhost.
+const STRACE_SINCE: (u32, u32) = (4, 20);
 
 /// What is wanted of a tool.
 struct Want {
