@@ -266,6 +266,7 @@ pub(crate) struct Snapshot {
     used: Vec<u8>,
 }
 
+#[allow(unused_macros)] // as above
 /// Runs a generic function on each kind of platform, with arguments behind it.
 macro_rules! every_platform {
     ($f:ident $(, $arg:expr)*) => {{
@@ -274,6 +275,7 @@ macro_rules! every_platform {
         $f(&vring::testing::Discontiguous::new(16) $(, $arg)*);
     }};
 }
+#[allow(unused_imports)] // as above
 pub(crate) use every_platform;
 
 /// Less work where Miri does it.
