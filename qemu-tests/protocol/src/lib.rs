@@ -70,6 +70,9 @@ pub struct Options {
     pub interrupts: String,
     /// `idle=60`: seconds without any request from the peer after which the guest gives up.
     pub idle_seconds: u32,
+    /// `refuse=VIRTIO_F_EVENT_IDX,VIRTIO_F_RING_PACKED`: features that the driver does not accept,
+    /// by the specification's names.
+    pub refuse: Vec<String>,
     /// `suite=net` or another name that the guest knows; `boot` runs no device.
     pub suite: String,
 }
@@ -83,6 +86,7 @@ impl Default for Options {
             queue_size: 256,
             interrupts: "msix".into(),
             idle_seconds: 60,
+            refuse: Vec::new(),
             suite: "net".into(),
         }
     }
@@ -106,6 +110,10 @@ impl Options {
                     options.interrupts = value.into();
                 }
                 "idle" => options.idle_seconds = value.parse().map_err(|_| word)?,
+                "refuse" => {
+                    let names = value.split(',').filter(|name| !name.is_empty());
+                    options.refuse = names.map(String::from).collect();
+                }
                 "suite" => options.suite = value.into(),
                 _ => return Err(word.into()),
             }
@@ -117,13 +125,14 @@ impl Options {
     #[must_use]
     pub fn to_command_line(&self) -> String {
         alloc::format!(
-            "ip={} gw={} ping={} queue_size={} interrupts={} idle={} suite={}",
+            "ip={} gw={} ping={} queue_size={} interrupts={} idle={} refuse={} suite={}",
             self.ip,
             self.gateway,
             self.ping,
             self.queue_size,
             self.interrupts,
             self.idle_seconds,
+            self.refuse.join(","),
             self.suite
         )
     }
@@ -359,6 +368,7 @@ mod tests {
         let options = Options {
             ping: 7,
             queue_size: 64,
+            refuse: alloc::vec!["A".into(), "B".into()],
             ..Options::default()
         };
         assert_eq!(Options::parse(&options.to_command_line()), Ok(options));

@@ -45,6 +45,9 @@ pub const RECEIVE_QUEUE: QueueIndex = QueueIndex(0);
 /// `transmitq1` (VIRTIO 1.4, 5.1.2).
 pub const TRANSMIT_QUEUE: QueueIndex = QueueIndex(1);
 
+/// Descriptors of an indirect table for a frame.
+const FRAME_PIECES: u16 = 8;
+
 /// What a driver is to be.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -287,7 +290,9 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
         let receive = QueueConfig::new(options.receive_size).vector(options.receive_vector);
         let transmit = QueueConfig::new(options.transmit_size)
             .vector(options.transmit_vector)
-            .cells(header_len as u16, 0);
+            .cells(header_len as u16, 0)
+            // A header without headroom, and a frame in pieces where the platform makes some.
+            .indirect(FRAME_PIECES);
         let (receive, transmit) = match queues(&mut negotiated, &receive, &transmit) {
             Ok(queues) => queues,
             Err(QueuesFailed(receive, why)) => {

@@ -34,7 +34,13 @@ pub const SUPPORTED: Features = Features::of(&[
     F::MAC,
     F::STATUS,
     Feature::VERSION_1,
+    Feature::INDIRECT_DESC,
     Feature::EVENT_IDX,
+    Feature::RING_PACKED,
+    Feature::IN_ORDER,
+    Feature::ORDER_PLATFORM,
+    Feature::NOTIFICATION_DATA,
+    Feature::NOTIF_CONFIG_DATA,
 ]);
 
 /// Prerequisites between the features of [`SUPPORTED`]: none (VIRTIO 1.4, 5.1.3.1).

@@ -1,11 +1,12 @@
 //! From a PCI function to a card that smoltcp can use: each step that fails is a failed check, and
 //! the run ends there.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::fmt::Display;
 
 use vring::adapter::smoltcp::Device;
 use vring::device::net::{Driver, Options as DriverOptions};
+use vring::features::{Feature, Features};
 use vring::transport::DeviceId;
 use vring::transport::pci::PciTransport;
 use vring_protocol::Options;
@@ -40,12 +41,27 @@ pub(super) fn run(
     wanted.receive_vector = interrupts.queue_vector(0);
     wanted.transmit_vector = interrupts.queue_vector(1);
     wanted.config_vector = interrupts.config_vector();
+    let refused = features(&options.refuse);
+    wanted.refuse = step(
+        report,
+        "net_features",
+        "names that the crate knows",
+        refused,
+    )?;
     let driver = Driver::new(Identity, transport, wanted);
     let driver = step(report, "net_init", "a driver", driver)?;
 
     let card = Device::new(driver);
     let card = step(report, "net_buffers_given", "a full receive queue", card)?;
     Some((card, interrupts))
+}
+
+/// The features of these names; an error names one that is not known.
+fn features(names: &[String]) -> Result<Features, String> {
+    names.iter().try_fold(Features::EMPTY, |set, name| {
+        let feature = Feature::from_name(name).ok_or_else(|| name.clone())?;
+        Ok(set.with(feature))
+    })
 }
 
 fn choose(

@@ -33,15 +33,20 @@ pub(super) fn announce(card: &mut Card, interrupts: &DeviceInterrupts) {
         acked: names(acked),
         refused: names(offered - acked),
     });
-    queue(0, "rx", rx.size(), rx.areas());
-    queue(1, "tx", tx.size(), tx.areas());
+    let ring = if acked.has(Feature::RING_PACKED) {
+        "packed"
+    } else {
+        "split"
+    };
+    queue(0, "rx", ring, rx.size(), rx.areas());
+    queue(1, "tx", ring, tx.size(), tx.areas());
 }
 
-fn queue(index: u16, name: &str, num: u16, areas: QueueAreas) {
+fn queue(index: u16, name: &str, ring: &str, num: u16, areas: QueueAreas) {
     event(&Event::Queue {
         index,
         name: name.into(),
-        ring: "split".into(),
+        ring: ring.into(),
         num,
         desc: areas.desc.0,
         avail: areas.driver.0,

@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use guest_services::Progress;
 use vring::device::net::{RECEIVE_QUEUE, Transmitter};
+use vring::features::Feature;
 use vring::ring::layout::vring_init;
 use vring::transport::QueueAreas;
 use vring::virtqueue::Counters;
@@ -23,19 +24,39 @@ const HERE: &str = "qemu-tests/src/suites/net/verdict.rs";
 
 /// The rings lie as `vring_init` lays them out, and are as large as was asked for and fits.
 pub(super) fn rings(card: &mut Card, options: &Options, report: &mut Report) {
-    let (rx, tx, _) = card.driver().parts();
+    let (rx, tx, control) = card.driver().parts();
+    let packed = control.features().has(Feature::RING_PACKED);
     for (check, num, areas) in [
         ("net_ring_rx", rx.size(), rx.areas()),
         ("net_ring_tx", tx.size(), tx.areas()),
     ] {
         report.check(
             check,
-            num.is_power_of_two() && num <= options.queue_size && is_vring(num, areas),
-            &format!("a vring of at most {} descriptors", options.queue_size),
+            num <= options.queue_size && is_ring(packed, num, areas),
+            &format!("a ring of at most {} descriptors", options.queue_size),
             &format!("{num} descriptors, {areas:x?}"),
             HERE,
         );
     }
+}
+
+/// Whether a ring of the format that was negotiated has these areas.
+fn is_ring(packed: bool, num: u16, areas: QueueAreas) -> bool {
+    if packed {
+        is_packed_ring(num, areas)
+    } else {
+        num.is_power_of_two() && is_vring(num, areas)
+    }
+}
+
+/// Whether the areas have the alignment that a packed ring needs, and do not overlap.
+fn is_packed_ring(num: u16, areas: QueueAreas) -> bool {
+    let (desc, driver, device) = (areas.desc.0, areas.driver.0, areas.device.0);
+    desc.is_multiple_of(16)
+        && driver.is_multiple_of(4)
+        && device.is_multiple_of(4)
+        && driver >= desc + 16 * u64::from(num)
+        && device >= driver + 4
 }
 
 /// Whether some alignment of the used ring, as `vring_init` takes it, gives these areas.
