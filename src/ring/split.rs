@@ -75,8 +75,15 @@ pub(crate) struct Used<T> {
     pub(crate) claimed: u32,
     /// It had a reply cell.
     pub(crate) reply: bool,
+}
+
+/// A chain that came back, and is in its slot yet.
+pub(crate) struct Returned {
+    pub(crate) slot: u16,
     /// Descriptors.
     pub(crate) chain: u16,
+    /// Bytes written, by the device's word and no more than the chain holds.
+    pub(crate) written: u32,
 }
 
 impl<P: Platform, T: 'static> SplitRing<P, T> {
@@ -253,13 +260,17 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
         ))
     }
 
-    /// The next chain that came back, from the cached index where that is enough.
+    /// The next chain that came back, from the cached index where that is enough. `before` is as
+    /// for [`Counts::take`].
     #[inline(always)] // a chain is large, and is taken apart at once
-    pub(crate) fn pop(&mut self) -> Result<Option<Used<T>>, Fault> {
+    pub(crate) fn pop(
+        &mut self,
+        before: impl FnOnce(&[Slot<T>], Returned),
+    ) -> Result<Option<Used<T>>, Fault> {
         if self.counts.ready() == 0 && self.look()? == 0 {
             return Ok(None);
         }
-        match self.counts.take(&self.memory, &mut self.slots) {
+        match self.counts.take(&self.memory, &mut self.slots, before) {
             Ok(used) => Ok(Some(used)),
             Err(fault) => Err(self.broken(fault)),
         }
@@ -348,12 +359,16 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
         payload
     }
 
-    /// Takes a payload and the length of its chain out of a slot, whatever the device says. For
-    /// queues whose device has been reset.
-    pub(crate) fn withdraw(&mut self, slot: u16) -> Option<(T, u16)> {
-        let slot = self.slots.get_mut(usize::from(slot))?;
-        let payload = slot.payload.take()?;
-        Some((payload, slot.chain))
+    /// Descriptors of the chain that starts at a slot, if one does.
+    pub(crate) fn chain_at(&self, slot: u16) -> Option<u16> {
+        let slot = self.slots.get(usize::from(slot))?;
+        slot.payload.is_some().then_some(slot.chain)
+    }
+
+    /// Takes a payload out of a slot, whatever the device says. For queues whose device has been
+    /// reset.
+    pub(crate) fn withdraw(&mut self, slot: u16) -> Option<T> {
+        self.slots.get_mut(usize::from(slot))?.payload.take()
     }
 }
 
@@ -413,11 +428,16 @@ impl Counts {
     /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
     /// payload (so that a chain starts there, and has not come back before), and the chain was
     /// published when the device reported it.
+    ///
+    /// `before` is called when the chain is known to be good, and its payload has not been moved:
+    /// whoever still has to use the payload's memory does so there. The pointers to it were derived
+    /// where it is, and moving a box or an exclusive reference ends what they may do.
     #[inline(always)] // a chain is large, and is taken apart at once
     pub(crate) fn take<P: Platform, T>(
         &mut self,
         memory: &SplitMemory<P>,
         slots: &mut [Slot<T>],
+        before: impl FnOnce(&[Slot<T>], Returned),
     ) -> Result<Used<T>, Fault> {
         let (id, claimed) = memory.used_element(self.completed as u32);
         let Some(slot) = slots.get_mut(id as usize) else {
@@ -432,6 +452,20 @@ impl Counts {
         if slot.number.wrapping_sub(self.published as u32) <= MAX_QUEUE_SIZE.into() {
             return Err(Fault::UsedIdNotInFlight { id });
         }
+        let slot = if P::DIRECT || slot.payload.is_none() {
+            slot
+        } else {
+            let returned = Returned {
+                slot: id as u16,
+                chain: slot.chain,
+                written: claimed.min(slot.writable),
+            };
+            before(slots, returned);
+            match slots.get_mut(id as usize) {
+                Some(slot) => slot,
+                None => return Err(Fault::UsedIdNotInFlight { id }),
+            }
+        };
         let Some(payload) = slot.payload.take() else {
             return Err(Fault::UsedIdNotInFlight { id });
         };
@@ -454,7 +488,6 @@ impl Counts {
             written,
             claimed,
             reply,
-            chain,
         })
     }
 }

@@ -38,7 +38,7 @@ use crate::dma::{self, Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, DmaError, Mapping, Platform};
 use crate::ring::layout::DescriptorFlags;
-use crate::ring::split::{ChainInfo, Counts, SplitRing, Used};
+use crate::ring::split::{ChainInfo, Counts, Returned, SplitRing, Used};
 use crate::ring::storage::{Parked, Slot, Storage};
 use crate::shared::{CellMemory, SplitMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex};
@@ -368,11 +368,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// buffers that are still in the queue come back from [`close`](Self::close).
     #[inline(always)]
     pub fn next_completion(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
-        let core = &mut *self.core;
-        match core.ring.pop()? {
-            None => Ok(None),
-            Some(used) => Ok(Some(core.complete(used))),
-        }
+        self.core.next()
     }
 
     /// Gives every buffer that has come back to `f`, and returns how many. It reads the device's
@@ -387,8 +383,8 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         let ready = core.ring.look()?;
         if !P::DIRECT {
             for _ in 0..ready {
-                match core.ring.pop()? {
-                    Some(used) => f(core.complete(used)),
+                match core.next()? {
+                    Some(done) => f(done),
                     None => break,
                 }
             }
@@ -402,7 +398,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         } = core;
         let outcome = ring.burst(|memory, slots, counts| {
             for _ in 0..ready {
-                let used = counts.take(memory, slots)?;
+                let used = counts.take(memory, slots, |_, _| {})?;
                 if used.claimed > used.written {
                     *overruns = overruns.wrapping_add(1);
                 }
@@ -631,42 +627,31 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         if !P::DIRECT {
             for last in (0..len).rev() {
                 let node = (0..last).fold(head, |node, _| self.ring.next(node));
-                self.unmap(node, 0);
+                unmap(&self.platform, &mut self.mappings, node, 0);
             }
         }
         why
     }
 
-    /// Ends the mapping of a node, if it has one; returns the bytes that it may have taken.
-    fn unmap(&mut self, node: u16, written: u32) -> u32 {
-        let slot = self.mappings.get_mut(usize::from(node));
-        match slot.and_then(|slot| slot.0.take()) {
-            Some((mapping, direction)) => {
-                let used = match direction {
-                    Direction::Writable => written.min(mapping.len),
-                    Direction::Readable => 0,
-                };
-                dma::unmap(&self.platform, mapping, direction, used);
-                used
+    /// The next completion. Mappings end while the buffer is where it was mapped.
+    #[inline(always)]
+    fn next(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
+        let Self {
+            ring,
+            platform,
+            mappings,
+            ..
+        } = self;
+        let used = ring.pop(|slots, returned| {
+            if !P::DIRECT {
+                unmap_chain(platform, mappings, slots, returned);
             }
-            None => 0,
-        }
-    }
-
-    /// Unmaps a chain that the device has returned, `written` bytes of it.
-    fn unmap_chain(&mut self, head: u16, len: u16, mut written: u32) {
-        let mut node = head;
-        for _ in 0..len {
-            written = written.wrapping_sub(self.unmap(node, written));
-            node = self.ring.next(node);
-        }
+        })?;
+        Ok(used.map(|used| self.complete(used)))
     }
 
     #[inline(always)]
     fn complete(&mut self, used: Used<B>) -> Completion<'_, B> {
-        if !P::DIRECT {
-            self.unmap_chain(used.slot, used.chain, used.written);
-        }
         if used.claimed > used.written {
             self.overrun(used.claimed, used.written);
         }
@@ -687,6 +672,40 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     }
 }
 
+/// Ends the mapping of a node, if it has one; returns the bytes that it may have taken.
+fn unmap<P: Platform>(platform: &P, mappings: &mut [MappingSlot], node: u16, written: u32) -> u32 {
+    let slot = mappings.get_mut(usize::from(node));
+    match slot.and_then(|slot| slot.0.take()) {
+        Some((mapping, direction)) => {
+            let used = match direction {
+                Direction::Writable => written.min(mapping.len),
+                Direction::Readable => 0,
+            };
+            dma::unmap(platform, mapping, direction, used);
+            used
+        }
+        None => 0,
+    }
+}
+
+/// Unmaps a chain that the device has returned. Its buffer has not been moved yet.
+fn unmap_chain<P: Platform, B>(
+    platform: &P,
+    mappings: &mut [MappingSlot],
+    slots: &[Slot<B>],
+    returned: Returned,
+) {
+    let mut written = returned.written;
+    let mut node = returned.slot;
+    for _ in 0..returned.chain {
+        written = written.wrapping_sub(unmap(platform, mappings, node, written));
+        let Some(slot) = slots.get(usize::from(node)) else {
+            break;
+        };
+        node = slot.next;
+    }
+}
+
 /// A chain that is being laid. Should the platform panic, its mappings end, and its buffer is
 /// dropped; otherwise this is forgotten.
 struct Laying<'a, P: Platform, B: DmaBuf>(&'a mut Core<P, B>, u16);
@@ -698,7 +717,7 @@ impl<P: Platform, B: DmaBuf> Drop for Laying<'_, P, B> {
         let mut node = *head;
         for _ in 0..core.mappings.len() {
             // Of the nodes in the free list, only those of this chain have mappings.
-            core.unmap(node, 0);
+            unmap(&core.platform, &mut core.mappings, node, 0);
             node = core.ring.next(node);
         }
         drop(core.ring.withdraw(*head));
@@ -801,12 +820,24 @@ impl<P: Platform, B: DmaBuf> Iterator for Closed<P, B> {
         while self.at < self.core.ring.size() {
             let slot = self.at;
             self.at = slot.wrapping_add(1);
-            if let Some((buf, chain)) = self.core.ring.withdraw(slot) {
-                if !P::DIRECT {
-                    self.core.unmap_chain(slot, chain, 0);
-                }
-                return Some(buf);
+            let Core {
+                ring,
+                platform,
+                mappings,
+                ..
+            } = &mut self.core;
+            let Some(chain) = ring.chain_at(slot) else {
+                continue;
+            };
+            if !P::DIRECT {
+                let returned = Returned {
+                    slot,
+                    chain,
+                    written: 0,
+                };
+                unmap_chain(platform, mappings, &ring.slots, returned);
             }
+            return ring.withdraw(slot);
         }
         None
     }

@@ -72,18 +72,22 @@ fn bug_class_37_a_chain_may_stay_while_thousands_of_millions_of_others_come_and_
         let chains: Vec<_> = core::iter::from_fn(|| device.pop()).collect();
         let [first, second] = chains.try_into().unwrap();
         device.complete(second, 0);
-        assert_eq!(ring.pop().unwrap().unwrap().payload, 8);
+        assert_eq!(ring.pop(|_, _| {}).unwrap().unwrap().payload, 8);
         pass(&mut ring, others);
         // One that is not published does not hide it.
         let unpublished = submit(&mut ring, 9);
         device.complete(first, 0);
-        assert_eq!(ring.pop().unwrap().unwrap().payload, 7, "after {others}");
+        assert_eq!(
+            ring.pop(|_, _| {}).unwrap().unwrap().payload,
+            7,
+            "after {others}"
+        );
         ring.publish();
         submit(&mut ring, 10);
         let chain = device.pop().unwrap();
         assert_eq!(chain.head(), unpublished);
         device.complete(chain, 0);
-        assert_eq!(ring.pop().unwrap().unwrap().payload, 9);
+        assert_eq!(ring.pop(|_, _| {}).unwrap().unwrap().payload, 9);
     }
 }
 
@@ -102,7 +106,7 @@ fn bug_class_37_what_is_not_published_cannot_be_returned() {
             let id = submit(&mut ring, 99).into();
             submit(&mut ring, 100);
             device.forge_used(id, 0);
-            let fault = ring.pop().map(drop).unwrap_err();
+            let fault = ring.pop(|_, _| {}).map(drop).unwrap_err();
             assert_eq!(fault, Fault::UsedIdNotInFlight { id });
         }
     }
