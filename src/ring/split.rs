@@ -290,6 +290,29 @@ impl<P: Platform, T: 'static> SplitRing<P, T> {
         Ok(new)
     }
 
+    /// As [`look`](Self::look), when the index may have been looked at before: it does not go back.
+    #[inline(always)] // as `look`
+    pub(crate) fn look_again(&mut self) -> Result<u64, Fault> {
+        let before = self.counts.ready();
+        let now = self.look()?;
+        if now < before {
+            let last = self.counts.completed.wrapping_add(before) as u16;
+            return Err(self.went_back(self.counts.seen as u16, last));
+        }
+        Ok(now)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn went_back(&mut self, seen: u16, last: u16) -> Fault {
+        let outstanding = self.counts.published.wrapping_sub(self.counts.completed) as u16;
+        self.broken(Fault::UsedIndex {
+            seen,
+            last,
+            outstanding,
+        })
+    }
+
     /// The device's index is beyond what was published, or the ring was broken before.
     #[cold]
     #[inline(never)]

@@ -380,7 +380,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline(always)]
     pub fn drain(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
         let core = &mut *self.core;
-        let ready = core.ring.look()?;
+        let ready = core.ring.look_again()?;
         if !P::DIRECT {
             for _ in 0..ready {
                 match core.next()? {
