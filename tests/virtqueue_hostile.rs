@@ -1,1 +1,150 @@
-//! To come.
+//! What a lying device meets in the queue, beside what `hostile.rs` shows: bug classes 37 to 45.
+
+#[path = "support/queue.rs"]
+mod rig;
+mod support;
+
+use vring::testing::{Bouncing, Fake, InPlace, Kind, SplitDevice};
+use vring::virtqueue::Fault;
+
+use rig::{R, Rig, W, config, every_platform, reply};
+use support::{FEATURES, Q};
+
+#[test]
+fn bug_class_39_an_index_that_goes_back_behind_what_was_seen_is_a_fault() {
+    every_platform!(index_goes_back);
+}
+
+fn index_goes_back<K: Kind>(platform: &Fake<K>) {
+    for back in 1..=3 {
+        let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+        rig.device.violations().set_lenient();
+        for _ in 0..6 {
+            let buf = rig.maker.chain(1);
+            rig.queue.submit(buf).unwrap();
+        }
+        rig.queue.kick();
+        rig.device.with_queue(Q, |queue| {
+            for _ in 0..4 {
+                let chain = queue.pop().unwrap();
+                queue.push(chain, 0);
+            }
+            queue.publish();
+        });
+        // The driver has seen four, and takes one.
+        drop(rig.queue.next_completion().unwrap().unwrap());
+        let last = 65_533_u16.wrapping_add(4);
+        rig.device
+            .with_queue(Q, |queue| queue.forge_used_idx(last.wrapping_sub(back)));
+        let fault = rig.queue.drain(|_| panic!("it is broken")).unwrap_err();
+        let expected = Fault::UsedIndex {
+            seen: last.wrapping_sub(back),
+            last,
+            outstanding: 5,
+        };
+        assert_eq!(fault, expected);
+        assert_eq!(rig.queue.next_completion().map(drop), Err(fault));
+        rig.finish(5);
+    }
+}
+
+#[test]
+fn what_came_back_before_a_fault_is_given_out() {
+    every_platform!(given_out_before_a_fault);
+}
+
+fn given_out_before_a_fault<K: Kind>(platform: &Fake<K>) {
+    for good in 0..4 {
+        for singly in [false, true] {
+            let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+            for _ in 0..4 {
+                let buf = rig.maker.chunks(&[(R, 3), (W, 1)]);
+                rig.queue.submit(buf).unwrap();
+            }
+            rig.queue.kick();
+            rig.device.with_queue(Q, |queue| {
+                for _ in 0..good {
+                    let chain = queue.pop().unwrap();
+                    let len = reply(queue, &chain, 1);
+                    queue.push(chain, len);
+                }
+                queue.forge_used(8, 0);
+            });
+            let mut came = 0;
+            let mut take = |buf: rig::Chunks| {
+                buf.check(1);
+                came += 1;
+            };
+            let fault = if singly {
+                loop {
+                    match rig.queue.next_completion() {
+                        Ok(done) => take(done.unwrap().into_buf()),
+                        Err(fault) => break fault,
+                    }
+                }
+            } else {
+                rig.queue.drain(|done| take(done.into_buf())).unwrap_err()
+            };
+            assert_eq!(fault, Fault::UsedIdOutOfRange { id: 8, size: 8 });
+            assert_eq!(came, good);
+            let counters = rig.queue.counters();
+            assert_eq!((counters.completed, counters.faults), (good as u64, 1));
+            assert_eq!(usize::from(rig.queue.outstanding()), 4 - good);
+            rig.finish(4 - good);
+        }
+    }
+}
+
+#[test]
+fn bug_class_45_a_broken_queue_is_as_good_as_new_after_a_reset() {
+    let lies: [fn(&mut SplitDevice); 5] = [
+        |queue| queue.forge_used(99, 0),
+        |queue| queue.forge_used(u32::MAX, 1),
+        |queue| queue.forge_used(3, 1),
+        |queue| queue.forge_used_idx(queue.used_idx().wrapping_sub(1)),
+        |queue| queue.forge_used_idx(queue.used_idx().wrapping_add(300)),
+    ];
+    let platform = Bouncing::new();
+    for round in 0..3 {
+        for lie in lies {
+            let mut rig = Rig::new(&platform, FEATURES[round % 2], &config(8, 65_533));
+            rig.full_round();
+            let buf = rig.maker.chain(2);
+            rig.queue.submit(buf).unwrap();
+            rig.queue.kick();
+            rig.device.with_queue(Q, lie);
+            assert!(rig.queue.drain(|_| panic!("a lie")).is_err());
+            let before = rig.queue.counters();
+            for _ in 0..100 {
+                // Whatever it goes on to say, nothing changes any more.
+                rig.device.with_queue(Q, lie);
+                assert!(rig.queue.next_completion().is_err());
+                assert!(rig.queue.drain(|_| panic!("a lie")).is_err());
+            }
+            assert_eq!(rig.queue.counters(), before);
+            rig.finish(1);
+        }
+    }
+}
+
+#[test]
+fn bug_class_45_a_lie_about_a_length_costs_nothing() {
+    let platform = InPlace::new();
+    let mut rig = Rig::new(&platform, FEATURES[0], &config(8, 65_533));
+    for round in 1..=1000_u64 {
+        let buf = rig.maker.chunks(&[(R, 3), (W, 2)]);
+        rig.queue.submit(buf).unwrap();
+        rig.queue.kick();
+        rig.device.serve(Q, |queue, chain| {
+            reply(queue, chain, 2);
+            u32::MAX
+        });
+        let done = rig.queue.next_completion().unwrap().unwrap();
+        assert_eq!((done.written(), done.claimed()), (2, u32::MAX));
+        done.into_buf().check(2);
+        assert_eq!(rig.queue.counters().overruns, round);
+        assert_eq!(rig.queue.free(), 8);
+    }
+    rig.full_round();
+    rig.finish(0);
+}

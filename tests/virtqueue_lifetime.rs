@@ -720,7 +720,7 @@ fn cells<K: Kind>(platform: &Fake<K>) {
         // The reply that is left is all ones where the device wrote nothing.
         let written = round % 6;
         for i in 0..3_u8 {
-            let buf = rig.maker.chunks(&[(R, 2), (W, 1)]);
+            let buf = rig.maker.chunks(&[(R, 1), (W, 1)]);
             rig.queue.submit_with(&[round ^ i; 13], buf).unwrap();
         }
         assert_eq!(rig.queue.free(), 16 - 12);
@@ -735,7 +735,7 @@ fn cells<K: Kind>(platform: &Fake<K>) {
                     .iter()
                     .map(|s| (s.direction, s.len))
                     .collect();
-                assert_eq!(lens, [(R, 13), (R, 2), (W, 1), (W, 5)]);
+                assert_eq!(lens, [(R, 13), (R, 1), (W, 1), (W, 5)]);
                 let read = queue.read(&chain);
                 let i = read[0] ^ round;
                 assert_eq!(read[..13], [round ^ i; 13]);
@@ -1046,7 +1046,7 @@ fn shapes<K: Kind>(platform: &Fake<K>) {
         [Readable<Vec<u8>>; 3],
         (Writable<Box<[u8; 2]>>, [Writable<&'static mut [u8; 1]>; 2]),
     );
-    let config = config(8, 65_533);
+    let config = config(16, 65_533);
     let device = device(platform, FEATURES[0], &config);
     let (live, mut queue) = start::<_, Shape>(platform, &device, &config);
     let leak = |byte: u8| Writable(&mut *Box::leak(Box::new([byte])));
@@ -1057,7 +1057,10 @@ fn shapes<K: Kind>(platform: &Fake<K>) {
             (Writable(Box::new([0; 2])), [leak(0), leak(0)]),
         );
         queue.submit(buf).unwrap();
-        assert_eq!(queue.free(), 1);
+        assert!(
+            queue.free() <= 9,
+            "a descriptor for each, or more across pages"
+        );
         queue.kick();
         assert_eq!(device.echo(Q), 1);
         let done = queue.next_completion().unwrap().unwrap();

@@ -325,9 +325,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         })
     }
 
-    /// The next chain that came back, without looking where that is known.
-    #[inline(always)] // a chain is large, and is taken apart at once
-    pub(crate) fn pop(&mut self) -> Result<Option<Used<T>>, Fault> {
+    /// The next chain that came back, its payload still in its slot: for platforms that have to use
+    /// the payload's memory before it may move. [`take`](Self::take) takes it.
+    pub(crate) fn see(&mut self) -> Result<Option<Seen>, Fault> {
         let Self {
             format,
             slots,
@@ -335,11 +335,25 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             order,
             ..
         } = self;
-        let taken = with_format!(format, format => pop(format, slots, counts, order));
-        match taken {
-            Ok(used) => Ok(used),
-            Err(trouble) => Err(self.trouble(trouble)),
-        }
+        let seen = with_format!(format, format => match ready(format, counts, order) {
+            Ok(false) => return Ok(None),
+            Ok(true) => counts.see(format, slots, order).map_err(Trouble::from),
+            Err(impossible) => Err(impossible.into()),
+        });
+        seen.map(Some).map_err(|trouble| self.trouble(trouble))
+    }
+
+    /// Takes the chain that was seen.
+    pub(crate) fn take(&mut self, seen: Seen) -> Result<Used<T>, Fault> {
+        let Self {
+            format,
+            slots,
+            counts,
+            order,
+            ..
+        } = self;
+        let taken = with_format!(format, format => counts.take_seen(format, slots, order, seen));
+        taken.map_err(|fault| self.trouble(fault.into()))
     }
 
     /// The device's position cannot be, or the ring was broken before.
@@ -408,8 +422,14 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         payload
     }
 
-    /// Takes a payload and the pieces of its chain out of a slot, whatever the device says. For
-    /// queues whose device has been reset.
+    /// Whether a chain starts at a slot.
+    pub(crate) fn is_in_flight(&self, slot: u16) -> bool {
+        let slot = self.slots.get(usize::from(slot));
+        slot.is_some_and(|slot| slot.payload.is_some())
+    }
+
+    /// Takes a payload out of a slot, whatever the device says. For queues whose device has been
+    /// reset.
     pub(crate) fn withdraw(&mut self, slot: u16) -> Option<T> {
         self.slots.get_mut(usize::from(slot))?.payload.take()
     }
@@ -451,6 +471,19 @@ impl From<Fault> for Trouble {
     }
 }
 
+/// Whether a chain has come back.
+#[inline(always)] // ends every loop
+fn ready<F: Format>(format: &F, counts: &mut Counts, order: &Order) -> Result<bool, Impossible> {
+    if F::BATCH_IS_ONE_LOOK && order.is_pending() {
+        return Ok(true);
+    }
+    match format.poll(counts) {
+        Poll::Ready => Ok(true),
+        Poll::Empty => Ok(false),
+        Poll::Impossible(impossible) => Err(impossible),
+    }
+}
+
 /// The next chain that came back.
 #[inline(always)] // a chain is large, and is taken apart at once
 pub(crate) fn pop<F: Format, T>(
@@ -459,13 +492,8 @@ pub(crate) fn pop<F: Format, T>(
     counts: &mut Counts,
     order: &mut Order,
 ) -> Result<Option<Used<T>>, Trouble> {
-    let pending = F::BATCH_IS_ONE_LOOK && order.is_pending();
-    if !pending {
-        match format.poll(counts) {
-            Poll::Ready => {}
-            Poll::Empty => return Ok(None),
-            Poll::Impossible(impossible) => return Err(impossible.into()),
-        }
+    if !ready(format, counts, order)? {
+        return Ok(None);
     }
     let taken = if order.in_order {
         counts.take_in_order(format, slots, &mut order.batch)
@@ -473,6 +501,16 @@ pub(crate) fn pop<F: Format, T>(
         counts.take_any(format, slots)
     };
     Ok(Some(taken?))
+}
+
+/// A chain that came back, and was found good: its payload is in its slot yet.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) slot: u16,
+    /// Bytes written, by the device's word and no more than the chain holds.
+    pub(crate) written: u32,
+    claimed: u32,
+    assumed: bool,
 }
 
 /// Gives every chain that has come back to `f`; how many there were.
@@ -613,6 +651,88 @@ impl Counts {
         self.completed = self.completed.wrapping_add(1);
         format.pass(self, chain);
         let (slot, written) = (id as u16, claimed.min(writable));
+        Ok(Used {
+            payload,
+            slot,
+            number,
+            written,
+            claimed,
+            reply,
+            assumed,
+        })
+    }
+
+    /// The next chain that came back, when the format says that there is one, with its payload left
+    /// where it is. [`take_seen`](Self::take_seen) takes it. The device's words are read here, once.
+    fn see<F: Format, T>(
+        &self,
+        format: &F,
+        slots: &[Slot<T>],
+        order: &mut Order,
+    ) -> Result<Seen, Fault> {
+        let (id, len) = order.batch.unwrap_or_else(|| format.element(self));
+        let Some(slot) = slots.get(id as usize) else {
+            return Err(Fault::UsedIdOutOfRange {
+                id,
+                size: format.num(),
+            });
+        };
+        if slot.payload.is_none() || !self.was_published(slot.number) {
+            return Err(Fault::UsedIdNotInFlight { id });
+        }
+        let mut seen = Seen {
+            slot: id as u16,
+            written: len.min(slot.writable),
+            claimed: len,
+            assumed: false,
+        };
+        if order.in_order {
+            order.batch = Some((id, len));
+            seen.assumed = id != self.oldest;
+        }
+        if seen.assumed {
+            seen.slot = self.oldest as u16;
+            let oldest = slots.get(self.oldest as usize);
+            seen.claimed = oldest.map_or(0, |slot| slot.writable);
+            seen.written = seen.claimed;
+        }
+        Ok(seen)
+    }
+
+    /// Takes the chain that was seen.
+    fn take_seen<F: Format, T>(
+        &mut self,
+        format: &F,
+        slots: &mut [Slot<T>],
+        order: &mut Order,
+        seen: Seen,
+    ) -> Result<Used<T>, Fault> {
+        let corrupt = Fault::Corrupt { slot: seen.slot };
+        let slot = slots.get_mut(usize::from(seen.slot)).ok_or(corrupt)?;
+        let payload = slot.payload.take().ok_or(corrupt)?;
+        let (number, chain) = (slot.number, slot.chain);
+        let reply = slot.tail & REPLY != 0;
+        let tail = usize::from(slot.tail & !REPLY);
+        if order.in_order {
+            if !seen.assumed {
+                order.batch = None;
+            }
+            self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
+        } else {
+            if let Some(tail) = slots.get_mut(tail) {
+                tail.next = self.free_head as u16;
+            }
+            self.free_head = seen.slot.into();
+        }
+        self.free = self.free.wrapping_add(chain.into());
+        self.completed = self.completed.wrapping_add(1);
+        format.pass(self, chain);
+        let Seen {
+            slot,
+            written,
+            claimed,
+            assumed,
+        } = seen;
         Ok(Used {
             payload,
             slot,

@@ -12,6 +12,8 @@ pub(crate) mod notify;
 mod packed;
 mod split;
 pub(crate) mod storage;
+#[cfg(all(test, feature = "test-util"))]
+mod tests;
 
 pub(crate) use counts::Counts;
 pub use notify::need_event;

@@ -62,10 +62,12 @@ impl<P: Platform> Format for Split<P> {
     fn glance(&self, counts: &mut Counts) -> Result<u64, Impossible> {
         // Read before the acquire, which would have them read again.
         let (completed, with_device) = (counts.completed, counts.with_device());
+        let ready = counts.seen.wrapping_sub(completed);
         let seen = notify::look_split(&self.memory, self.strong);
         let new = u64::from(seen.wrapping_sub(completed as u16));
-        // Signed: a poisoned count is ahead of everything that was published.
-        if new as i64 > with_device as i64 {
+        // Signed: a poisoned count is ahead of everything that was published. And the index does
+        // not go back behind what was seen of it.
+        if new as i64 > with_device as i64 || new < ready {
             return Err(Impossible { seen });
         }
         counts.seen = completed.wrapping_add(new);

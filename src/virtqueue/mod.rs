@@ -39,7 +39,7 @@ use crate::dma::{Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, Mapping, Platform};
 use crate::ring::Counts;
-use crate::ring::core::{Ring, Used, burst, drain, pop, with_format};
+use crate::ring::core::{Ring, burst, drain, pop, with_format};
 use crate::ring::format::Format;
 use crate::ring::storage::{Slot, Storage};
 use crate::shared::{CellMemory, TableMemory};
@@ -386,7 +386,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     pub fn next_completion(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
         let core = &mut *self.core;
         if !P::DIRECT {
-            return Ok(core.ring.pop()?.map(|used| core.complete(used)));
+            return core.unmap_next();
         }
         let Core {
             ring,
@@ -507,36 +507,28 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             Err(impossible) => return Err(self.ring.trouble(impossible.into())),
         };
         for drained in 0..most {
-            match self.ring.pop()? {
-                Some(used) => f(self.complete(used)),
+            match self.unmap_next()? {
+                Some(done) => f(done),
                 None => return Ok(drained),
             }
         }
         Ok(most)
     }
 
-    #[inline(always)]
-    fn complete(&mut self, used: Used<B>) -> Completion<'_, B> {
-        if !P::DIRECT {
-            self.unmap_chain(used.slot, used.written);
-        }
-        if used.claimed > used.written {
-            self.overrun(used.claimed, used.written);
-        }
-        let cells = if used.reply {
-            self.cells.as_ref().map(CellMemory::view)
-        } else {
-            None
+    /// The next chain that came back, unmapped before its buffer leaves the slot: pointers to the
+    /// buffer's memory were derived where it is, and moving a box or an exclusive reference ends
+    /// what they may do.
+    fn unmap_next(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
+        let Some(seen) = self.ring.see()? else {
+            return Ok(None);
         };
-        Completion::new(used, cells)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn overrun(&mut self, claimed: u32, written: u32) {
-        self.overruns = self.overruns.wrapping_add(1);
-        let index = self.index;
-        log::debug!("{index}: the device claims {claimed} bytes where {written} were writable");
+        self.unmap_chain(seen.slot, seen.written);
+        let used = self.ring.take(seen)?;
+        if used.claimed > used.written {
+            self.overruns = self.overruns.wrapping_add(1);
+        }
+        let cells = self.cells.as_ref().filter(|_| used.reply);
+        Ok(Some(Completion::new(used, cells.map(CellMemory::view))))
     }
 }
 
@@ -595,10 +587,10 @@ impl<P: Platform, B: DmaBuf> Iterator for Closed<P, B> {
         while self.at < self.core.ring.size() {
             let slot = self.at;
             self.at = slot.wrapping_add(1);
+            if !P::DIRECT && self.core.ring.is_in_flight(slot) {
+                self.core.unmap_chain(slot, 0);
+            }
             if let Some(buf) = self.core.ring.withdraw(slot) {
-                if !P::DIRECT {
-                    self.core.unmap_chain(slot, 0);
-                }
                 return Some(buf);
             }
         }
