@@ -195,7 +195,7 @@ fn run_phases(
     phases.next(report, "build");
     let guest = match &args.guest {
         Some(path) => std::path::absolute(path).context("--guest")?,
-        None => guest::build(&super::workspace(), provision.rust_target()?)?,
+        None => guest::build(&super::workspace(), &provision.rust_target()?)?,
     };
     if let Some(version) = probe::rustc_version() {
         report.findings.versions.insert("rustc".into(), version);
