@@ -343,11 +343,18 @@ unsafe impl DmaBuf for RawBuf {
 }
 
 /// Part of a block, with room kept in front of it: a packet with headroom for its header.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Window<M> {
     memory: M,
     start: u32,
     len: u32,
+}
+
+impl<M: StableBytes + Clone> Clone for Window<M> {
+    /// The window of the cloned memory; shortened where that is shorter.
+    fn clone(&self) -> Self {
+        Self::new(self.memory.clone(), self.start as usize, self.len as usize)
+    }
 }
 
 impl<M: StableBytes> Window<M> {

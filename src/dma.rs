@@ -28,8 +28,13 @@ impl<P: Platform> DmaRegion<P> {
     /// Allocates zeroed memory, contiguous for the device.
     ///
     /// # Errors
-    /// What the platform says.
+    /// What the platform says; [`DmaError::OutOfMemory`] for a layout of no bytes, which allocators
+    /// do not take.
     pub fn alloc(platform: &P, layout: Layout) -> Result<Self, DmaError> {
+        if layout.size() == 0 {
+            let align = layout.align();
+            return Err(DmaError::OutOfMemory { size: 0, align });
+        }
         let raw = platform.alloc(layout)?;
         Ok(Self {
             raw,

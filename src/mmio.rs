@@ -32,6 +32,9 @@ use volatile::VolatilePtr;
 
 use crate::transport::{Doorbell, Isr};
 
+#[cfg(test)]
+mod tests;
+
 /// A range of device registers that the kernel has mapped. The one promise that the PCI and MMIO
 /// transports ask for.
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl Registers {
     }
 
     /// The register at `offset`; `None` when it is not wholly inside, or not aligned.
-    pub(crate) fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
+    pub fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
         self.place(offset).map(Register)
     }
 
@@ -188,6 +191,9 @@ pub trait RegisterAccess: Clone {
     fn write32(&self, at: Register<u32>, value: u32);
     /// A doorbell that writes `value` to `at` each time: see [`Doorbell::function`].
     fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell;
+    /// A doorbell that writes `value` and the queue's position to `at` each time: see
+    /// [`Doorbell::with_data`].
+    fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell;
     /// A handle that reads `at` each time: see [`Isr::function`].
     fn isr(&self, at: Register<u8>) -> Isr;
 }
@@ -223,6 +229,9 @@ impl RegisterAccess for Native {
     }
     fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
         Doorbell::register(at, value)
+    }
+    fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
+        Doorbell::register_with_data(at, value)
     }
     fn isr(&self, at: Register<u8>) -> Isr {
         Isr::register(at)
@@ -339,6 +348,46 @@ fn after_load() {
             target_arch = "x86_64"
         ))
     ))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Orders earlier stores to memory before later ones, for a device that is not a CPU.
+///
+/// Under `VIRTIO_F_ORDER_PLATFORM` a release store is not enough everywhere: on aarch64 it orders
+/// for the inner shareable domain, where CPUs are, and a device is in the outer one.
+#[inline]
+pub(crate) fn fence_to_device() {
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("dmb oshst", options(nostack, preserves_flags));
+    }
+    #[cfg(not(all(target_arch = "aarch64", not(miri))))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
+}
+
+/// Orders earlier loads from memory before later accesses, for a device that is not a CPU: the
+/// other side of [`fence_to_device`].
+#[inline]
+pub(crate) fn fence_from_device() {
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+    }
+    #[cfg(not(all(target_arch = "aarch64", not(miri))))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
+}
+
+/// Orders everything before it before everything behind it, for a device that is not a CPU.
+#[inline]
+pub(crate) fn fence_with_device() {
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier.
+    unsafe {
+        core::arch::asm!("dmb osh", options(nostack, preserves_flags));
+    }
+    #[cfg(not(all(target_arch = "aarch64", not(miri))))]
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
 }
 

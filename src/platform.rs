@@ -169,7 +169,9 @@ pub enum Wait {
 /// 2. [`map`](Self::map) returns an address at which the device reaches exactly the first
 ///    `len` bytes of the buffer (or a copy of them), and nothing that is not lent, until
 ///    [`unmap`](Self::unmap).
-/// 3. Clones are the same platform: what one allocates or maps, another may free or unmap.
+/// 3. Clones are the same platform: what one allocates or maps, another may free or unmap. Memory
+///    and mappings that were not given back stay as they are when the last clone is gone: a queue
+///    may have been leaked to its device.
 pub unsafe trait Platform: Clone {
     /// True: a buffer is always one piece at a known address, so that mapping stores nothing and
     /// unmapping does nothing. The crate then never calls [`unmap`](Self::unmap) and keeps no
@@ -181,7 +183,8 @@ pub unsafe trait Platform: Clone {
         Access::Physical
     }
 
-    /// Allocates memory that driver and device share: zeroed and contiguous for the device.
+    /// Allocates memory that driver and device share: zeroed and contiguous for the device. The
+    /// crate asks for one byte or more.
     ///
     /// # Errors
     /// [`DmaError::OutOfMemory`].

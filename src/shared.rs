@@ -3,8 +3,8 @@
 //! # Invariants
 //!
 //! 1. Every pointer here lies in a [`DmaRegion`] that the same struct owns, at an offset that was
-//!    checked against the region's size when the struct was made. Indices are masked, so that no
-//!    value of any index leaves the region.
+//!    checked against the region's size when the struct was made. Indices are masked or
+//!    compared, so that no value of any index leaves the region.
 //! 2. A word of a ring is accessed as an atomic of its own width, by us and by the device: a
 //!    descriptor as two 64-bit words, a used element as two 32-bit words, everything else as
 //!    16-bit words. There is never a reference or a slice over ring memory.
@@ -193,6 +193,203 @@ impl<P: Platform> SplitMemory<P> {
     }
 }
 
+/// A packed ring in one block.
+pub(crate) struct PackedMemory<P: Platform> {
+    desc: NonNull<u64>,
+    driver: NonNull<u32>,
+    device: NonNull<u32>,
+    num: u32,
+    layout: layout::PackedLayout,
+    region: DmaRegion<P>,
+}
+
+// SAFETY: the pointers lie in the region, which may move between threads.
+unsafe impl<P: Platform + Send> Send for PackedMemory<P> {}
+
+impl<P: Platform> PackedMemory<P> {
+    /// Lays a ring of `num` descriptors out in a region.
+    pub(crate) fn new(region: DmaRegion<P>, num: u16) -> Result<Self, LayoutError> {
+        let layout = layout::packed_init(num)?;
+        let have = region.layout();
+        if have.size() < layout.size() || have.align() < layout.alignment() {
+            let align = layout.alignment();
+            return Err(LayoutError::TooLarge { num, align });
+        }
+        let at = |offset: usize| {
+            // SAFETY: invariant 1: every offset of the layout is below its size, and the region
+            // is at least that large.
+            unsafe { region.ptr().add(offset) }
+        };
+        let (desc, driver, device) = (at(layout.desc), at(layout.driver), at(layout.device));
+        Ok(Self {
+            desc: desc.cast(),
+            driver: driver.cast(),
+            device: device.cast(),
+            num: num.into(),
+            layout,
+            region,
+        })
+    }
+
+    /// Queue size.
+    #[inline]
+    pub(crate) fn num(&self) -> u16 {
+        self.num as u16
+    }
+
+    /// Bytes of the block.
+    pub(crate) fn size(&self) -> usize {
+        self.region.layout().size()
+    }
+
+    /// Where the device finds the three areas.
+    pub(crate) fn areas(&self) -> QueueAreas {
+        let at = |offset: usize| DmaAddr(self.region.addr().0.wrapping_add(offset as u64));
+        QueueAreas {
+            desc: at(self.layout.desc),
+            driver: at(self.layout.driver),
+            device: at(self.layout.device),
+        }
+    }
+
+    /// As [`SplitMemory::expose`].
+    pub(crate) fn expose(
+        &self,
+        transport: &mut impl Transport,
+        queue: QueueIndex,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, TransportError> {
+        // SAFETY: as for a split ring.
+        unsafe { transport.enable_queue(queue, self.num(), &self.areas(), vector) }
+    }
+
+    /// One of the two words of a descriptor. A position beyond the ring is its first.
+    #[inline(always)] // folds into the access
+    fn desc_word(&self, at: u32, second: bool) -> &AtomicU64 {
+        let at = if at < self.num { at as usize } else { 0 };
+        // SAFETY: invariant 1: the position is below `num`, and a descriptor has two words.
+        let word = unsafe { self.desc.add(at * 2 + usize::from(second)) };
+        // SAFETY: invariants 1 and 2; the ring is aligned to 16.
+        unsafe { AtomicU64::from_ptr(word.as_ptr()) }
+    }
+
+    /// Writes the first word of a descriptor: the address.
+    #[inline]
+    pub(crate) fn set_addr(&self, at: u32, addr: u64) {
+        self.desc_word(at, false)
+            .store(addr.to_le(), Ordering::Relaxed);
+    }
+
+    /// Writes the second word of a descriptor: length, id, flags.
+    #[inline]
+    pub(crate) fn set_word(&self, at: u32, word: u64) {
+        self.desc_word(at, true)
+            .store(word.to_le(), Ordering::Relaxed);
+    }
+
+    /// Writes the second word of a descriptor: everything written before is visible to who reads
+    /// it.
+    #[inline]
+    pub(crate) fn set_word_release(&self, at: u32, word: u64) {
+        self.desc_word(at, true)
+            .store(word.to_le(), Ordering::Release);
+    }
+
+    /// Reads the second word of a descriptor: everything the device wrote before is visible.
+    #[inline]
+    pub(crate) fn word_acquire(&self, at: u32) -> u64 {
+        u64::from_le(self.desc_word(at, true).load(Ordering::Acquire))
+    }
+
+    /// Writes the driver's event structure: `off_wrap` in the low half, flags in the high one.
+    #[inline]
+    pub(crate) fn set_driver_event(&self, event: u32) {
+        // SAFETY: invariants 1 and 2; the structure is aligned to 4.
+        let word = unsafe { AtomicU32::from_ptr(self.driver.as_ptr()) };
+        word.store(event.to_le(), Ordering::Relaxed);
+    }
+
+    /// Reads the device's event structure.
+    #[inline]
+    pub(crate) fn device_event(&self) -> u32 {
+        // SAFETY: invariants 1 and 2; the structure is aligned to 4.
+        let word = unsafe { AtomicU32::from_ptr(self.device.as_ptr()) };
+        u32::from_le(word.load(Ordering::Relaxed))
+    }
+}
+
+/// Indirect tables, one per slot, in one region.
+pub(crate) struct TableMemory<P: Platform> {
+    base: NonNull<u64>,
+    num: u16,
+    entries: u16,
+    region: DmaRegion<P>,
+}
+
+// SAFETY: the pointer lies in the region, which may move between threads.
+unsafe impl<P: Platform + Send> Send for TableMemory<P> {}
+
+impl<P: Platform> TableMemory<P> {
+    /// Room for `entries` descriptors per slot.
+    pub(crate) fn layout(num: u16, entries: u16) -> Option<core::alloc::Layout> {
+        let size = usize::from(num)
+            .checked_mul(usize::from(entries))?
+            .checked_mul(16)?;
+        core::alloc::Layout::from_size_align(size, layout::DESC_ALIGN_SIZE).ok()
+    }
+
+    /// Lays tables out in a region; `None` when it is too small.
+    pub(crate) fn new(region: DmaRegion<P>, num: u16, entries: u16) -> Option<Self> {
+        if region.layout().size() < Self::layout(num, entries)?.size() {
+            return None;
+        }
+        Some(Self {
+            base: region.ptr().cast(),
+            num,
+            entries,
+            region,
+        })
+    }
+
+    /// Descriptors of a table.
+    #[inline]
+    pub(crate) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// Bytes of the region.
+    pub(crate) fn size(&self) -> usize {
+        self.region.layout().size()
+    }
+
+    /// Where the device finds a slot's table.
+    #[inline]
+    pub(crate) fn addr(&self, slot: u16) -> u64 {
+        let offset = usize::from(slot) * usize::from(self.entries) * 16;
+        self.region.addr().0.wrapping_add(offset as u64)
+    }
+
+    /// Writes an entry of a slot's table; the second word is of the format's making. One that does
+    /// not exist is not written.
+    #[inline]
+    pub(crate) fn set(&self, slot: u16, entry: u16, addr: u64, second: u64) {
+        if slot >= self.num || entry >= self.entries {
+            return;
+        }
+        let index = usize::from(slot) * usize::from(self.entries) + usize::from(entry);
+        // SAFETY: invariant 1: slot and entry were just checked.
+        let first = unsafe { self.base.add(index * 2) };
+        // SAFETY: invariant 1: a descriptor has two words.
+        let rest = unsafe { first.add(1) };
+        // SAFETY: invariants 1 and 2; the tables are aligned to 16.
+        let first = unsafe { AtomicU64::from_ptr(first.as_ptr()) };
+        // SAFETY: as above.
+        let rest = unsafe { AtomicU64::from_ptr(rest.as_ptr()) };
+        first.store(addr.to_le(), Ordering::Relaxed);
+        rest.store(second.to_le(), Ordering::Relaxed);
+    }
+}
+
 /// Header and reply cells, one of each per slot, in one region.
 pub(crate) struct CellMemory<P: Platform> {
     view: Cells,
@@ -209,7 +406,7 @@ pub(crate) struct Cells {
     stride: usize,
     header: u16,
     reply: u16,
-    mask: u16,
+    num: u16,
 }
 
 impl<P: Platform> CellMemory<P> {
@@ -229,10 +426,10 @@ impl<P: Platform> CellMemory<P> {
         usize::from(header).next_multiple_of(Self::ALIGN)
     }
 
-    /// Lays cells out in a region; `None` when it is too small or `num` is no power of two.
+    /// Lays cells out in a region; `None` when it is too small.
     pub(crate) fn new(region: DmaRegion<P>, num: u16, header: u16, reply: u16) -> Option<Self> {
         let needed = Self::layout(num, header, reply)?;
-        if region.layout().size() < needed.size() || !num.is_power_of_two() {
+        if region.layout().size() < needed.size() || num == 0 {
             return None;
         }
         let view = Cells {
@@ -241,7 +438,7 @@ impl<P: Platform> CellMemory<P> {
             stride: Self::stride(header, reply),
             header,
             reply,
-            mask: num - 1,
+            num,
         };
         Some(Self { view, region })
     }
@@ -273,7 +470,7 @@ impl Cells {
 
     #[inline]
     fn slot(&self, slot: u16) -> usize {
-        usize::from(slot & self.mask) * self.stride
+        usize::from(if slot < self.num { slot } else { 0 }) * self.stride
     }
 
     fn reply_at(&self, slot: u16) -> usize {
@@ -285,7 +482,7 @@ impl Cells {
     pub(crate) fn set_header(&self, slot: u16, bytes: &[u8]) -> u64 {
         let offset = self.slot(slot);
         let len = bytes.len().min(usize::from(self.header));
-        // SAFETY: invariant 1: the slot is masked.
+        // SAFETY: invariant 1: the slot is below `num`.
         let cell = unsafe { self.base.add(offset) };
         // SAFETY: invariants 1 and 3; `len` is at most the cell's size, and the bytes of a caller
         // are never device memory.
@@ -298,7 +495,7 @@ impl Cells {
     #[inline]
     pub(crate) fn reset_reply(&self, slot: u16) -> u64 {
         let offset = self.reply_at(slot);
-        // SAFETY: invariant 1: the slot is masked.
+        // SAFETY: invariant 1: the slot is below `num`.
         let cell = unsafe { self.base.add(offset) };
         // SAFETY: invariants 1 and 3.
         unsafe { cell.as_ptr().write_bytes(0xff, usize::from(self.reply)) };
@@ -309,7 +506,7 @@ impl Cells {
     pub(crate) fn read_reply(&self, slot: u16, dst: &mut [u8]) {
         let offset = self.reply_at(slot);
         for (i, byte) in dst.iter_mut().enumerate().take(usize::from(self.reply)) {
-            // SAFETY: invariant 1: the slot is masked and `i` is below the cell's size.
+            // SAFETY: invariant 1: the slot is below `num` and `i` is below the cell's size.
             let cell = unsafe { self.base.add(offset + i) };
             // SAFETY: invariants 1 and 3.
             *byte = unsafe { cell.read_volatile() };

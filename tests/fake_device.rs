@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vring::buffer::{Readable, Writable};
 use vring::features::{Feature, Features, Requirement, Wish};
-use vring::init::{self, InitFailure, Live, QueueConfig, Quiesced};
+use vring::init::{self, InitFailure, QueueConfig};
 use vring::platform::{DmaAddr, Platform, Wait};
 use vring::testing::{
-    Bouncing, Bus, Discontiguous, Event, FakeDevice, FakeTransport, Generation, InPlace,
+    Bouncing, Bus, BusFault, Discontiguous, Event, FakeDevice, FakeTransport, Generation, InPlace,
     ResetAnswer,
 };
 use vring::transport::{DeviceId, QueueAreas, QueueIndex, Status, Transport, TransportError};
@@ -69,7 +69,7 @@ fn a_virtqueue_echoes_on_every_platform() {
         let platform = Bouncing::new();
         echoes(&platform, platform.bus(), features);
         platform.assert_no_leaks();
-        let platform = Discontiguous::new(16);
+        let platform = Discontiguous::new(4);
         echoes(&platform, platform.bus(), features);
         platform.assert_no_leaks();
     }
@@ -376,17 +376,17 @@ fn queues_are_set_up_between_features_and_driver_ok() {
         Err(TransportError::QueueInUse { .. })
     ));
     assert_eq!(rogue.found(), ["bug-66"]);
-    doorbell.ring();
+    doorbell.ring(0);
     assert_eq!(rogue.found(), ["LC-007"], "bug class 33");
     rogue.status(&[15]);
-    doorbell.ring();
+    doorbell.ring(0);
     assert!(rogue.found().is_empty());
     assert_eq!(rogue.device.kicks(Q), 2);
     let _ = rogue.enable(8);
     assert_eq!(rogue.found(), ["LC-002g", "bug-66"]);
 
     rogue.status(&[0]);
-    doorbell.ring();
+    doorbell.ring(0);
     assert!(rogue.found().is_empty());
     assert_eq!((rogue.device.kicks(Q), rogue.device.stale_kicks()), (2, 1));
 }
@@ -495,4 +495,42 @@ fn handles_of_a_device_that_is_gone_find_nobody() {
     drop(device);
     notification.send();
     assert!(!rung.load(Ordering::Relaxed));
+}
+
+/// On an in-place platform nothing but the device's return ends its claim on a buffer.
+#[test]
+fn a_loan_in_place_ends_with_the_return_or_the_first_lie() {
+    let platform = InPlace::new();
+    let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(RING);
+    let (live, mut queue) = start::<_, Request>(&platform, &device, &QueueConfig::new(8));
+    let mut remote = device.take_queue(Q).unwrap();
+    for _ in 0..3 {
+        queue.submit(request(5, 4)).unwrap();
+    }
+    queue.kick();
+    let first = remote.pop().unwrap();
+    let addr = first.segments()[0].addr;
+    assert_eq!(
+        platform.bus().try_read(addr, &mut [0]),
+        Err(BusFault::Direct { addr })
+    );
+    assert_eq!(remote.try_read(&first).unwrap(), [5; 4]);
+    remote.complete(first.clone(), 0);
+    assert_eq!(
+        remote.try_read(&first),
+        Err(BusFault::Freed { addr, len: 4 })
+    );
+
+    let second = remote.pop().unwrap();
+    let addr = second.segments()[0].addr;
+    remote.forge_used(77, 0);
+    assert_eq!(remote.try_read(&second), Err(BusFault::Direct { addr }));
+    device.set_reset(ResetAnswer::After(0));
+    platform.set_patience(3);
+    let leaked = live.reset().unwrap_err();
+    assert!(remote.is_halted(), "it is told, and the reset goes on");
+    assert_eq!(remote.try_read(&second), Err(BusFault::Halted { addr }));
+    let (_, proof) = leaked.live.reset().unwrap();
+    assert_eq!(queue.close(&proof).unwrap().count(), 3);
+    platform.assert_no_leaks();
 }

@@ -58,7 +58,9 @@ fn allocated_memory_is_shared_zeroed_and_counted() {
     platform.bus().read(region.addr, &mut bytes);
     assert_eq!(bytes, [0; 64]);
     // SAFETY: the region holds 64 bytes.
-    unsafe { region.ptr.cast::<u16>().add(3).write(0x1234_u16.to_le()) };
+    let word = unsafe { region.ptr.cast::<u16>().add(3) };
+    // SAFETY: it is in the region, which is aligned to 16.
+    unsafe { word.write(0x1234_u16.to_le()) };
     let at = region.addr.checked_add(6).unwrap();
     assert_eq!(platform.bus().load_u16(at, Ordering::Acquire), 0x1234);
     assert_eq!(

@@ -361,7 +361,7 @@ fn indirect_tables_are_negotiated_single_and_short() {
             let more = if i < 8 { next(u64::from(i) + 1) } else { 0 };
             hand.indirect(i, readable, 4 | more);
         }
-        hand.desc(0, table, 16 * 9 | INDIRECT);
+        hand.desc(0, table, (16 * 9) | INDIRECT);
     });
     assert_eq!(long, ["SP-008"], "nine segments in a queue of eight");
 }
@@ -494,7 +494,7 @@ fn owed_and_needless_kicks_are_told_apart() {
             ..SplitOptions::default()
         });
         let readable = hand.readable;
-        let mut expose = |hand: &mut Hand, head: u16| {
+        let expose = |hand: &mut Hand, head: u16| {
             hand.desc(head, readable, 4).expose(head);
         };
         expose(&mut hand, 0);

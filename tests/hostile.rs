@@ -6,6 +6,7 @@
 mod support;
 
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use vring::buffer::{Readable, Writable};
 use vring::features::Wish;
@@ -295,6 +296,45 @@ fn a_device_that_writes_after_it_returned_changes_nothing() {
     rig.platform.assert_no_leaks();
 }
 
+/// Bursts and drains run the caller's code with the queue's counters in registers.
+#[test]
+fn a_panic_in_the_callers_code_loses_nothing() {
+    let mut rig = Rig::new();
+    let mut made = 0;
+    let mut bufs = std::iter::from_fn(|| {
+        made += 1;
+        assert!(made < 3, "no more");
+        Some(request(made, 4, 16))
+    });
+    catch_unwind(AssertUnwindSafe(|| rig.queue.submit_burst(&mut bufs))).unwrap_err();
+    assert_eq!((rig.queue.outstanding(), rig.queue.free()), (2, 4));
+    rig.queue.publish();
+    rig.play(&[Move::Look, Move::Return { nth: 1 }, Move::Return { nth: 0 }]);
+    let mut seen = Vec::new();
+    let drain = AssertUnwindSafe(|| {
+        rig.queue.drain(|done| {
+            seen.push(done.into_buf().0.0[0]);
+            panic!("of the caller");
+        })
+    });
+    catch_unwind(drain).unwrap_err();
+    assert_eq!((rig.queue.outstanding(), rig.queue.free()), (1, 6));
+    assert_eq!(
+        rig.queue
+            .drain(|done| seen.push(done.into_buf().0.0[0]))
+            .unwrap(),
+        1
+    );
+    assert_eq!(seen, [2, 1]);
+    assert_eq!(rig.queue.free(), 8);
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+    assert!(rig.queue.next_completion().unwrap().is_some());
+    drop(rig.hostile);
+    stop(rig.live, rig.queue);
+    rig.platform.assert_no_leaks();
+}
+
 /// One run of a driver against the lies of a seed.
 fn survives<P: Platform + Debug>(platform: &P, bus: &Bus, seed: u64, rounds: usize) -> bool {
     let features = FEATURES[(seed % 2) as usize];
@@ -324,7 +364,17 @@ fn survives<P: Platform + Debug>(platform: &P, bus: &Bus, seed: u64, rounds: usi
                     Err(rejected) => assert_eq!(rejected.buf, copy),
                 }
             }
-            3 => queue.publish(),
+            3 => {
+                let mut bufs = (0..rng.below(4)).map(|_| request(1, 3, 5));
+                match queue.submit_burst(&mut bufs) {
+                    Ok(submitted) => inside += submitted,
+                    Err(error) => {
+                        assert_eq!(error.rejected.buf, request(1, 3, 5));
+                        inside += error.submitted;
+                    }
+                }
+                queue.publish();
+            }
             4 => queue.kick(),
             5 => {
                 let outstanding = usize::from(queue.outstanding());
@@ -379,7 +429,7 @@ fn a_seeded_villain_on_every_platform() {
         platform.assert_no_leaks();
     }
     assert!(
-        broken > seeds,
+        cfg!(miri) || broken > seeds,
         "only {broken} of {} runs met a fault",
         3 * seeds
     );

@@ -36,8 +36,7 @@ fn error(config: &FakeConfig) -> PciError {
 fn mapped(config: &FakeConfig) -> Vec<(u64, usize)> {
     let fake = Fake::new();
     open(config, &fake).expect("accepted");
-    let mapped = fake.model().mapped.clone();
-    mapped
+    std::mem::take(&mut fake.model().mapped)
 }
 
 #[test]
@@ -454,6 +453,26 @@ fn bug_class_67_bars_of_32_bits_of_64_bits_above_4_gib_and_of_ports() {
     for (bar, expected) in expected {
         assert_eq!(Bar::read(&config, at(), bar), expected);
     }
+}
+
+#[test]
+fn the_upper_half_of_a_bar_is_not_taken_for_a_bar() {
+    // An upper half of 4 looks like the lower half of a 64-bit BAR.
+    let function = FakeFunction::new(0x1af4, 0x1041)
+        .memory_bar64(0, 0x4_0000_0000, 0x4000)
+        .memory_bar(2, 0xfebd_0000, 0x1000);
+    let config = FakeConfig::with(at(), function);
+    let (address, size, prefetchable) = (0xfebd_0000, 0x1000, false);
+    let memory = Bar::Memory {
+        address,
+        size,
+        prefetchable,
+    };
+    assert_eq!(Bar::read(&config, at(), 2), Ok(memory));
+    assert_eq!(
+        Bar::read(&config, at(), 1),
+        Err(BarError::UpperHalf { bar: 1 })
+    );
 }
 
 #[test]

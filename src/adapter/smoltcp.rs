@@ -5,13 +5,17 @@
 //!   transmit() ─▶ TxToken             a buffer
 //! ```
 //!
-//! A token holds what it needs from the start, so that consuming one cannot fail: a buffer, and
-//! room in the transmit queue. One that is dropped unused puts its buffer back. Buffers are
-//! allocated once.
+//! A token holds a buffer from the start, and one that is dropped unused puts it back. Buffers are
+//! allocated once, and there is one more for transmission than the queue takes.
+//!
+//! `transmit()` gives a token only when there is room in the queue. `receive()` does not wait for
+//! room: two hosts that received only while they can transmit could wait for each other for ever.
+//! An answer that finds no room is dropped and [counted](Device::dropped), as it could be on any
+//! wire.
 //!
 //! Receive buffers return to the device when their token is consumed, and the device is told when
-//! [`BATCH`] have gathered or when there is nothing to receive. Frames are announced one by one;
-//! with `VIRTIO_F_EVENT_IDX` the device says that most need not be.
+//! [`BATCH`] have gathered, when there is nothing to receive, or when interrupts are armed. Frames
+//! are announced one by one; with `VIRTIO_F_EVENT_IDX` the device says that most need not be.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -21,12 +25,12 @@ use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
 use crate::buffer::Window;
-use crate::device::net::{Control, Driver, Receiver, RefillError, Transmitter};
+use crate::device::net::{Control, Driver, Receiver, RefillError, RefillFailure, Transmitter};
 use crate::platform::Platform;
 use crate::transport::Transport;
-use crate::virtqueue::Fault;
+use crate::virtqueue::{Fault, Reject};
 
-/// Receive buffers that are given back to the device at once.
+/// Receive buffers that are given back to the device at once; half of a queue, if that is less.
 pub const BATCH: u16 = 16;
 
 type Memory = Box<[u8]>;
@@ -42,6 +46,7 @@ pub struct Device<P: Platform, T: Transport> {
     /// Transmit buffers that are not with the device.
     pool: Vec<Memory>,
     frame_len: usize,
+    dropped: u64,
     fault: Option<Fault>,
 }
 
@@ -60,8 +65,17 @@ impl<P: Platform, T: Transport> Device<P, T> {
             longest.min(usize::from(mtu).saturating_add(14))
         });
         let fresh = || vec![0u8; len].into_boxed_slice();
-        rx.refill(&mut core::iter::repeat_with(fresh))?;
-        let pool = (0..tx.size()).map(|_| fresh()).collect();
+        match rx.refill(&mut core::iter::repeat_with(fresh)) {
+            Ok(_) => {}
+            // A buffer that takes several descriptors finds too few at the end.
+            Err(RefillError {
+                taken: 1..,
+                why: RefillFailure::Queue(Reject::Full { .. }),
+                ..
+            }) => {}
+            Err(error) => return Err(error),
+        }
+        let pool = (0..=tx.size()).map(|_| fresh()).collect();
         let spare = Vec::with_capacity(usize::from(rx.size()));
         Ok(Self {
             driver,
@@ -69,6 +83,7 @@ impl<P: Platform, T: Transport> Device<P, T> {
             unannounced: 0,
             pool,
             frame_len,
+            dropped: 0,
             fault: None,
         })
     }
@@ -97,14 +112,23 @@ impl<P: Platform, T: Transport> Device<P, T> {
         self.fault
     }
 
+    /// Frames that were not transmitted: answers that found no room in the queue, and what it
+    /// refused.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Asks for interrupts; true when there is work already.
     #[must_use = "when work raced in, no interrupt may come"]
     pub fn arm(&mut self) -> bool {
-        let starved = self.pool.is_empty();
+        self.refill();
+        self.announce();
         let (rx, tx, _) = self.driver.parts();
-        // Frames that went out are of interest only to who waits for a buffer.
-        let reclaim = starved && tx.arm();
-        rx.arm() || reclaim
+        // Frames that went out are of interest only to who waits for room.
+        let reclaim = !tx.has_room() && tx.arm();
+        // When the device has no receive buffer at all, nothing would come.
+        rx.arm() || reclaim || rx.room() == rx.size()
     }
 
     /// Asks for no interrupts.
@@ -122,33 +146,43 @@ impl<P: Platform, T: Transport> Device<P, T> {
         }
     }
 
-    /// A buffer and room for a frame.
-    fn tx_token(&mut self) -> Option<Memory> {
+    /// Gives the device the receive buffers that its queue did not take before.
+    fn refill(&mut self) {
+        recycle(self.driver.rx(), &mut self.spare, &mut self.unannounced);
+    }
+
+    /// Tells the device of receive buffers that it was given.
+    fn announce(&mut self) {
+        if core::mem::take(&mut self.unannounced) != 0 {
+            self.driver.rx().kick();
+        }
+    }
+
+    /// A buffer for a frame, which there is always but for those that a panicking user lost.
+    fn tx_buffer(&mut self) -> Option<Memory> {
         if self.pool.is_empty() || !self.driver.tx().has_room() {
             self.reclaim();
         }
-        if self.driver.tx().has_room() {
-            self.pool.pop()
-        } else {
-            None
-        }
+        self.pool.pop()
     }
 }
 
-/// Gives a buffer back to the device, or keeps it for the next time.
+/// Gives spare buffers back to the device; those that it does not take stay for the next time.
 fn recycle<P: Platform>(
     rx: &mut Receiver<P, Memory>,
     spare: &mut Vec<Memory>,
     unannounced: &mut u16,
-    memory: Memory,
 ) {
-    for memory in core::iter::once(memory).chain(core::mem::take(spare)) {
+    while let Some(memory) = spare.pop() {
         match rx.give(memory) {
             Ok(()) => *unannounced = unannounced.saturating_add(1),
-            Err((memory, _)) => spare.push(memory),
+            Err((memory, _)) => {
+                spare.push(memory);
+                break;
+            }
         }
     }
-    if *unannounced >= BATCH {
+    if *unannounced >= BATCH.min(rx.size() / 2) {
         rx.kick();
         *unannounced = 0;
     }
@@ -172,7 +206,8 @@ impl<P: Platform> phy::RxToken for RxToken<'_, P> {
 impl<P: Platform> Drop for RxToken<'_, P> {
     fn drop(&mut self) {
         if let Some(frame) = self.frame.take() {
-            recycle(self.rx, self.spare, self.unannounced, frame.into_memory());
+            self.spare.push(frame.into_memory());
+            recycle(self.rx, self.spare, self.unannounced);
         }
     }
 }
@@ -183,6 +218,7 @@ pub struct TxToken<'a, P: Platform> {
     memory: Option<Memory>,
     tx: &'a mut Transmitter<P, Memory>,
     pool: &'a mut Vec<Memory>,
+    dropped: &'a mut u64,
 }
 
 impl<P: Platform> phy::TxToken for TxToken<'_, P> {
@@ -194,6 +230,7 @@ impl<P: Platform> phy::TxToken for TxToken<'_, P> {
             Ok(()) => self.tx.kick(),
             Err(error) => {
                 log::debug!("a frame was dropped: {error}");
+                *self.dropped = self.dropped.wrapping_add(1);
                 self.memory = Some(error.frame.into_memory());
             }
         }
@@ -218,17 +255,15 @@ impl<P: Platform, T: Transport> phy::Device for Device<P, T> {
         Self: 'a;
 
     fn receive(&mut self, _: Instant) -> Option<(RxToken<'_, P>, TxToken<'_, P>)> {
-        let memory = self.tx_token()?;
+        self.refill();
+        let memory = self.tx_buffer()?;
         let received = self.driver.rx().receive();
         let frame = match received {
             Ok(Some(frame)) => frame,
             Ok(None) | Err(_) => {
                 self.fault = received.err().or(self.fault);
                 self.pool.push(memory);
-                let rx = self.driver.rx();
-                if core::mem::take(&mut self.unannounced) != 0 {
-                    rx.kick();
-                }
+                self.announce();
                 return None;
             }
         };
@@ -244,17 +279,23 @@ impl<P: Platform, T: Transport> phy::Device for Device<P, T> {
             memory: Some(memory),
             tx,
             pool: &mut self.pool,
+            dropped: &mut self.dropped,
         };
         Some((rx, tx))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<TxToken<'_, P>> {
-        let memory = self.tx_token()?;
+        let memory = self.tx_buffer()?;
         let tx = self.driver.tx();
+        if !tx.has_room() {
+            self.pool.push(memory);
+            return None;
+        }
         Some(TxToken {
             memory: Some(memory),
             tx,
             pool: &mut self.pool,
+            dropped: &mut self.dropped,
         })
     }
 

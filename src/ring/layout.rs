@@ -292,3 +292,93 @@ impl Layout {
         self.used + size_of::<Used>() + i as usize * size_of::<UsedElement>()
     }
 }
+
+/// Alignment of the descriptor ring of a packed queue in bytes (VIRTIO 1.4, 2.8.10.1).
+pub const PACKED_DESC_ALIGN_SIZE: usize = 16;
+/// Alignment of an event suppression structure of a packed queue in bytes (VIRTIO 1.4, 2.8.10.1).
+pub const PACKED_EVENT_ALIGN_SIZE: usize = 4;
+
+/// One descriptor of a packed ring: 16 bytes, little-endian (VIRTIO 1.4, 2.8.13).
+#[doc(alias = "pvirtq_desc")]
+#[doc(alias = "vring_packed_desc")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PackedDescriptor {
+    /// Address of the buffer for the device.
+    pub addr: u64,
+    /// Its length in bytes.
+    pub len: u32,
+    /// Buffer id.
+    pub id: u16,
+    /// Flags: those of [`DescriptorFlags`], and the two that say who owns it.
+    pub flags: u16,
+}
+
+/// An event suppression structure (VIRTIO 1.4, 2.8.14).
+#[doc(alias = "pvirtq_event_suppress")]
+#[doc(alias = "vring_packed_desc_event")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PackedEvent {
+    /// Offset of a descriptor, and its wrap counter in bit 15.
+    pub off_wrap: u16,
+    /// 0: always, 1: never, 2: at the descriptor.
+    pub flags: u16,
+}
+
+/// Byte offsets of the parts of a packed ring from the start of its block. The two event structures
+/// have a line of cache each, as each is written by one side and read by the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedLayout {
+    /// Number of descriptors.
+    pub num: u16,
+    /// Descriptor ring.
+    pub desc: usize,
+    /// The driver's event suppression structure.
+    pub driver: usize,
+    /// The device's event suppression structure.
+    pub device: usize,
+}
+
+/// Lays out a packed ring of `num` descriptors, of any number from 1 to 32768 (VIRTIO 1.4, 2.8).
+///
+/// # Errors
+/// [`LayoutError::Num`].
+///
+/// # Examples
+/// ```
+/// use vring::ring::layout::packed_init;
+///
+/// let layout = packed_init(200)?;
+/// assert_eq!((layout.desc, layout.driver, layout.device), (0, 3200, 3264));
+/// # Ok::<(), vring::ring::layout::LayoutError>(())
+/// ```
+pub const fn packed_init(num: u16) -> Result<PackedLayout, LayoutError> {
+    if num == 0 || num > MAX_QUEUE_SIZE {
+        return Err(LayoutError::Num { num });
+    }
+    let end = num as usize * size_of::<PackedDescriptor>();
+    let driver = end.next_multiple_of(CACHE_LINE);
+    Ok(PackedLayout {
+        num,
+        desc: 0,
+        driver,
+        device: driver + CACHE_LINE,
+    })
+}
+
+const CACHE_LINE: usize = 64;
+
+impl PackedLayout {
+    /// Bytes of the block.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.device + CACHE_LINE
+    }
+
+    /// Alignment of the base of the block in bytes.
+    #[must_use]
+    pub const fn alignment(&self) -> usize {
+        CACHE_LINE
+    }
+}

@@ -9,8 +9,8 @@ use core::ops::{Deref, DerefMut};
 pub struct Slot<T> {
     /// The buffer of the chain that starts here, while it is with the device.
     pub(crate) payload: Option<T>,
-    /// Low half of the chain's running number.
-    pub(crate) number: u32,
+    /// The chain's running number.
+    pub(crate) number: u64,
     /// Bytes of the chain that the device may write.
     pub(crate) writable: u32,
     /// The next free slot, or the next of the same chain.
@@ -19,10 +19,14 @@ pub struct Slot<T> {
     pub(crate) tail: u16,
     /// Descriptors of the chain that starts here.
     pub(crate) chain: u16,
+    /// Its pieces; [`INDIRECT`] more when they are in a table.
+    pieces: u16,
 }
 
 /// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
 pub(crate) const REPLY: u16 = 0x8000;
+/// The most pieces that a chain has in the ring; one in a table has fewer.
+const INDIRECT: u16 = 0x8000;
 
 impl<T> Slot<T> {
     /// An empty slot.
@@ -35,6 +39,7 @@ impl<T> Slot<T> {
             next: 0,
             tail: 0,
             chain: 0,
+            pieces: 0,
         }
     }
 }
@@ -46,6 +51,37 @@ impl<T> Slot<T> {
     pub(crate) fn park(&mut self, payload: T) -> &mut T {
         core::mem::forget(self.payload.take());
         self.payload.insert(payload)
+    }
+}
+
+impl<T> Slot<T> {
+    /// Notes how many pieces the chain has that starts here.
+    pub(crate) fn set_pieces(&mut self, pieces: u16, table: bool) {
+        self.pieces = if table {
+            pieces.wrapping_add(INDIRECT)
+        } else {
+            pieces
+        };
+    }
+
+    /// How many pieces the chain has that starts here, and whether they are in a table.
+    pub(crate) fn pieces(&self) -> (u16, bool) {
+        match self.pieces.checked_sub(INDIRECT) {
+            // A table has at least two entries.
+            Some(pieces) if pieces != 0 => (pieces, true),
+            _ => (self.pieces, false),
+        }
+    }
+}
+
+/// A slot whose payload is in no chain yet: it leaves the slot when this is dropped, by a panic of
+/// the platform too. [`forget`](core::mem::forget) it when the chain is complete.
+pub(crate) struct Parked<'a, T>(pub(crate) &'a mut Slot<T>);
+
+impl<T> Drop for Parked<'_, T> {
+    #[inline(always)] // it is empty, but for panics
+    fn drop(&mut self) {
+        self.0.payload = None;
     }
 }
 
@@ -66,7 +102,7 @@ pub(crate) enum Storage<S: 'static> {
 impl<S: 'static> Storage<S> {
     /// `num` fresh elements on the heap.
     #[cfg(feature = "alloc")]
-    pub(crate) fn heap(num: u16, fresh: impl Fn() -> S) -> Self {
+    pub(crate) fn heap(num: usize, fresh: impl Fn() -> S) -> Self {
         Self::Heap((0..num).map(|_| fresh()).collect())
     }
 }

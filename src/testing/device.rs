@@ -349,7 +349,7 @@ impl FakeDevice {
     }
 
     /// The function of a doorbell.
-    pub(super) fn ring(context: usize, value: u16) {
+    pub(super) fn ring(context: usize, value: u32) {
         let Some((device, queue, epoch)) = Self::find(context) else {
             return;
         };

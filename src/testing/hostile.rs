@@ -27,7 +27,7 @@ impl Rng {
 
     /// A number below `bound`; 0 when the bound is 0.
     pub fn below(&mut self, bound: u32) -> u32 {
-        ((self.next_u64() >> 32) * u64::from(bound) >> 32) as u32
+        (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32
     }
 
     /// Bytes.

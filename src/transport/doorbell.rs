@@ -13,48 +13,88 @@ use crate::mmio::Register;
 pub struct Doorbell {
     place: Place,
     value: u16,
+    /// What of the position is told: all of it with `VIRTIO_F_NOTIFICATION_DATA`, or nothing.
+    mask: u32,
 }
 
 #[derive(Clone, Copy)]
 enum Place {
     Register(Register<u16>),
-    Function(fn(usize, u16), usize),
+    /// With `VIRTIO_F_NOTIFICATION_DATA`.
+    Wide(Register<u32>),
+    Function(fn(usize, u32), usize),
 }
 
 impl Doorbell {
     /// A 16-bit little-endian register that takes `value`.
-    pub(crate) const fn register(register: Register<u16>, value: u16) -> Self {
+    #[must_use]
+    pub const fn register(register: Register<u16>, value: u16) -> Self {
         Self {
             place: Place::Register(register),
             value,
+            mask: 0,
+        }
+    }
+
+    /// A 32-bit little-endian register that takes `value` and, in its high half, the position of
+    /// the queue (`VIRTIO_F_NOTIFICATION_DATA`: VIRTIO 1.4, 2.9).
+    #[must_use]
+    pub const fn register_with_data(register: Register<u32>, value: u16) -> Self {
+        Self {
+            place: Place::Wide(register),
+            value,
+            mask: !0,
         }
     }
 
     /// A function that is given `context` and `value`: a hypercall, or a fake device.
     #[must_use]
-    pub const fn function(function: fn(usize, u16), context: usize, value: u16) -> Self {
+    pub const fn function(function: fn(usize, u32), context: usize, value: u16) -> Self {
         Self {
             place: Place::Function(function, context),
             value,
+            mask: 0,
         }
+    }
+
+    /// The same function, told the queue's position too, in the high half of the value
+    /// (`VIRTIO_F_NOTIFICATION_DATA`: VIRTIO 1.4, 2.9). A register stays as it is.
+    #[must_use]
+    pub const fn with_data(mut self) -> Self {
+        if let Place::Function(..) = self.place {
+            self.mask = !0;
+        }
+        self
     }
 
     /// Tells the device that the queue has new buffers. The store comes after every earlier write
     /// to the ring, on the bus as well as in the CPU.
+    ///
+    /// `position` is where the queue will make the next buffer available: the index of a split
+    /// ring, offset and wrap counter of a packed one. It matters under
+    /// `VIRTIO_F_NOTIFICATION_DATA` only.
     #[inline]
-    pub fn ring(&self) {
+    pub fn ring(&self, position: u16) {
+        if let Place::Register(register) = self.place {
+            return register.store(self.value);
+        }
+        let value = u32::from(self.value) | (u32::from(position) << 16 & self.mask);
         match self.place {
-            Place::Register(register) => register.store(self.value),
-            Place::Function(function, context) => function(context, self.value),
+            Place::Function(function, context) => function(context, value),
+            Place::Wide(register) => register.store(value),
+            Place::Register(_) => {}
         }
     }
 }
 
 impl fmt::Debug for Doorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.value;
+        let data = if self.mask == 0 { "" } else { " and position" };
         match self.place {
-            Place::Register(at) => write!(f, "Doorbell({at:?} <- {})", self.value),
-            Place::Function(_, context) => write!(f, "Doorbell(f({context:#x}, {}))", self.value),
+            Place::Register(at) => write!(f, "Doorbell({at:?} <- {value})"),
+            Place::Wide(at) => write!(f, "Doorbell({at:?} <- {value}{data})"),
+            Place::Function(_, context) => write!(f, "Doorbell(f({context:#x}, {value}{data}))"),
         }
     }
 }

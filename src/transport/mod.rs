@@ -265,6 +265,8 @@ impl core::error::Error for TransportError {}
 /// 2. [`set_status`](Self::set_status) with [`Status::empty`] resets this device, and
 ///    [`status`](Self::status) then reads as empty only when the device says that the reset is
 ///    done: it uses no memory any more.
+/// 3. [`is_queue_reset`](Self::is_queue_reset) says yes only when the device says that it uses no
+///    memory of that queue any more.
 #[allow(unsafe_code)] // declares the contract that a transport signs
 pub unsafe trait Transport {
     /// The type of the device.
@@ -304,6 +306,22 @@ pub unsafe trait Transport {
         areas: &QueueAreas,
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError>;
+
+    /// Begins to reset a queue, with `VIRTIO_F_RING_RESET` (VIRTIO 1.4, 2.6.1).
+    ///
+    /// # Errors
+    /// [`TransportError::Unsupported`], where the transport or the device cannot.
+    fn reset_queue(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
+        let _ = queue;
+        let what = "VIRTIO_F_RING_RESET";
+        Err(TransportError::Unsupported { what })
+    }
+
+    /// Whether the reset of a queue that was begun is done.
+    fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
+        let _ = queue;
+        false
+    }
 
     /// Sets the interrupt vector for configuration changes, and reads it back.
     ///

@@ -4,19 +4,19 @@ use core::fmt;
 
 use zerocopy::FromBytes;
 
-use crate::ring::split::Used;
+use crate::ring::core::Used;
 use crate::shared::Cells;
 
 /// Names one submission: its slot, and a number that tells it from others in that slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
     slot: u16,
-    number: u32,
+    number: u64,
 }
 
 impl Ticket {
     #[inline]
-    pub(crate) fn new(slot: u16, number: u32) -> Self {
+    pub(crate) fn new(slot: u16, number: u64) -> Self {
         Self { slot, number }
     }
 
@@ -39,6 +39,7 @@ pub struct Completion<'q, B> {
     ticket: Ticket,
     written: u32,
     claimed: u32,
+    assumed: bool,
     cells: Option<&'q Cells>,
 }
 
@@ -50,6 +51,7 @@ impl<'q, B> Completion<'q, B> {
             buf: used.payload,
             written: used.written,
             claimed: used.claimed,
+            assumed: used.assumed,
             cells,
         }
     }
@@ -72,6 +74,13 @@ impl<'q, B> Completion<'q, B> {
     #[inline]
     pub fn claimed(&self) -> u32 {
         self.claimed
+    }
+
+    /// The device said nothing of this chain but that a later one is done, as it may under
+    /// `VIRTIO_F_IN_ORDER`: [`written`](Self::written) is then all that was writable.
+    #[inline]
+    pub fn is_assumed(&self) -> bool {
+        self.assumed
     }
 
     /// The buffer.

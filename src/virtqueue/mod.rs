@@ -25,6 +25,7 @@
 
 mod completion;
 mod errors;
+mod submit;
 
 #[cfg(test)]
 mod tests;
@@ -34,14 +35,16 @@ use core::fmt;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::buffer::DmaBuf;
-use crate::dma::{self, Leaky, OnLeak};
+use crate::dma::{Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
-use crate::platform::{Direction, DmaError, Mapping, Platform};
-use crate::ring::layout::DescriptorFlags;
-use crate::ring::split::{ChainInfo, Counts, SplitRing, Used};
+use crate::platform::{Direction, Mapping, Platform};
+use crate::ring::Counts;
+use crate::ring::core::{Ring, Used, burst, drain, pop, with_format};
+use crate::ring::format::Format;
 use crate::ring::storage::{Slot, Storage};
-use crate::shared::{CellMemory, SplitMemory};
+use crate::shared::{CellMemory, TableMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex};
+use crate::virtqueue::submit::add_one;
 
 pub use completion::{Completion, Ticket};
 pub use errors::{BurstError, Fault, Reject, Rejected};
@@ -101,13 +104,16 @@ pub struct Counters {
 /// A notification that is due: [`send`](Self::send) it, at best after unlocking the queue.
 #[derive(Debug)]
 #[must_use = "the device sleeps until it is told"]
-pub struct Notification(Doorbell);
+pub struct Notification {
+    doorbell: Doorbell,
+    position: u16,
+}
 
 impl Notification {
     /// Rings the doorbell: one store.
     #[inline]
     pub fn send(self) {
-        self.0.ring();
+        self.doorbell.ring(self.position);
     }
 }
 
@@ -123,10 +129,11 @@ pub struct Virtqueue<P: Platform, B: DmaBuf> {
 }
 
 struct Core<P: Platform, B: DmaBuf> {
-    ring: SplitRing<P, B>,
+    ring: Ring<P, B>,
     doorbell: Doorbell,
     platform: P,
     cells: Option<CellMemory<P>>,
+    tables: Option<TableMemory<P>>,
     mappings: Storage<MappingSlot>,
     kicks: u64,
     suppressed: u64,
@@ -137,7 +144,9 @@ struct Core<P: Platform, B: DmaBuf> {
 
 impl<P: Platform, B: DmaBuf> OnLeak for Core<P, B> {
     fn on_leak(&mut self) {
-        let bytes = self.ring.memory().size() + self.cells.as_ref().map_or(0, CellMemory::size);
+        let bytes = self.ring.memory_size()
+            + self.cells.as_ref().map_or(0, CellMemory::size)
+            + self.tables.as_ref().map_or(0, TableMemory::size);
         let buffers = usize::from(self.ring.outstanding());
         log::warn!(
             "{}: dropped while its device may be live; {bytes} bytes of rings and {buffers} \
@@ -150,9 +159,10 @@ impl<P: Platform, B: DmaBuf> OnLeak for Core<P, B> {
 
 /// What [`Virtqueue::new`] is made of.
 pub(crate) struct Parts<P: Platform, B: DmaBuf> {
-    pub(crate) ring: SplitRing<P, B>,
+    pub(crate) ring: Ring<P, B>,
     pub(crate) platform: P,
     pub(crate) cells: Option<CellMemory<P>>,
+    pub(crate) tables: Option<TableMemory<P>>,
     pub(crate) mappings: Storage<MappingSlot>,
     pub(crate) index: QueueIndex,
     pub(crate) epoch: Epoch,
@@ -164,6 +174,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             ring,
             platform,
             cells,
+            tables,
             mappings,
             index,
             epoch,
@@ -173,6 +184,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             doorbell,
             platform,
             cells,
+            tables,
             mappings,
             kicks: 0,
             suppressed: 0,
@@ -224,7 +236,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// Where the device finds the ring.
     #[must_use]
     pub fn areas(&self) -> QueueAreas {
-        self.core.ring.memory().areas()
+        self.core.ring.areas()
     }
 
     /// What the device did wrong, when the queue is broken.
@@ -255,11 +267,18 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline(always)]
     pub fn submit(&mut self, buf: B) -> Result<Ticket, Rejected<B>> {
         let Core { ring, platform, .. } = &mut *self.core;
-        if P::DIRECT && buf.count() == 1 && ring.free() != 0 {
-            return match ring.slot_and_counts() {
-                Some((memory, slot, counts)) => add_one(memory, slot, counts, platform, buf),
-                None => Err(self.core.no_room(buf, 1)),
-            };
+        if P::DIRECT && buf.count() == 1 && ring.counts.free() != 0 {
+            let Ring {
+                format,
+                slots,
+                counts,
+                ..
+            } = ring;
+            if let Some(slot) = slots.get_mut(usize::from(counts.head())) {
+                return with_format!(format, format => {
+                    add_one(format, slot, counts, platform, buf)
+                });
+            }
         }
         self.core.add(&[], false, buf)
     }
@@ -294,22 +313,16 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         let mut submitted = 0usize;
         loop {
             let Core { ring, platform, .. } = &mut *self.core;
-            // The buffer with which a run of plain ones ends, when it ends early.
-            let odd = ring.burst(|memory, slots, counts| {
-                while counts.free() != 0 {
-                    let buf = bufs.next()?;
-                    if !P::DIRECT || buf.count() != 1 {
-                        return Some(Ok(buf));
-                    }
-                    let Some(slot) = slots.get_mut(usize::from(counts.head())) else {
-                        return Some(Ok(buf));
-                    };
-                    if let Err(rejected) = add_one(memory, slot, counts, platform, buf) {
-                        return Some(Err(rejected));
-                    }
-                    submitted = submitted.wrapping_add(1);
-                }
-                None
+            let Ring {
+                format,
+                slots,
+                counts,
+                ..
+            } = ring;
+            let odd = with_format!(format, format => {
+                burst(counts, |counts| {
+                    add_burst(format, slots, counts, platform, bufs, &mut submitted)
+                })
             });
             let outcome = match odd {
                 None => return Ok(submitted),
@@ -337,15 +350,18 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
 
     /// Publishes, and returns the notification that is due, if the device wants one. It may be sent
     /// after the queue is unlocked, and must be sent.
-    #[inline]
+    #[inline(always)]
     pub fn kick_prepare(&mut self) -> Option<Notification> {
         let core = &mut *self.core;
         match core.ring.kick_prepare() {
-            Some(true) => {
+            Some((true, position)) => {
                 core.kicks = core.kicks.wrapping_add(1);
-                Some(Notification(core.doorbell))
+                Some(Notification {
+                    doorbell: core.doorbell,
+                    position,
+                })
             }
-            Some(false) => {
+            Some((false, _)) => {
                 core.suppressed = core.suppressed.wrapping_add(1);
                 None
             }
@@ -354,7 +370,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     }
 
     /// Publishes, and tells the device if it wants to be told: at most one doorbell store.
-    #[inline]
+    #[inline(always)]
     pub fn kick(&mut self) {
         if let Some(notification) = self.kick_prepare() {
             notification.send();
@@ -369,10 +385,34 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline(always)]
     pub fn next_completion(&mut self) -> Result<Option<Completion<'_, B>>, Fault> {
         let core = &mut *self.core;
-        match core.ring.pop()? {
-            None => Ok(None),
-            Some(used) => Ok(Some(core.complete(used))),
+        if !P::DIRECT {
+            return Ok(core.ring.pop()?.map(|used| core.complete(used)));
         }
+        let Core {
+            ring,
+            cells,
+            overruns,
+            ..
+        } = core;
+        let Ring {
+            format,
+            slots,
+            counts,
+            order,
+            ..
+        } = ring;
+        let trouble = with_format!(format, format => match pop(format, slots, counts, order) {
+            Ok(None) => return Ok(None),
+            Ok(Some(used)) => {
+                if used.claimed > used.written {
+                    *overruns = overruns.wrapping_add(1);
+                }
+                let cells = if used.reply { cells.as_ref() } else { None };
+                return Ok(Some(Completion::new(used, cells.map(CellMemory::view))));
+            }
+            Err(trouble) => trouble,
+        });
+        Err(core.ring.trouble(trouble))
     }
 
     /// Gives every buffer that has come back to `f`, and returns how many. It reads the device's
@@ -384,15 +424,8 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline(always)]
     pub fn drain(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
         let core = &mut *self.core;
-        let ready = core.ring.look()?;
         if !P::DIRECT {
-            for _ in 0..ready {
-                match core.ring.pop()? {
-                    Some(used) => f(core.complete(used)),
-                    None => break,
-                }
-            }
-            return Ok(ready as usize);
+            return core.drain_and_unmap(f);
         }
         let Core {
             ring,
@@ -400,25 +433,25 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             overruns,
             ..
         } = core;
-        let outcome = ring.burst(|memory, slots, counts| {
-            for _ in 0..ready {
-                let used = counts.take(memory, slots)?;
-                if used.claimed > used.written {
-                    *overruns = overruns.wrapping_add(1);
-                }
-                let cells = if used.reply {
-                    cells.as_ref().map(CellMemory::view)
-                } else {
-                    None
-                };
-                f(Completion::new(used, cells));
-            }
-            Ok(())
+        let Ring {
+            format,
+            slots,
+            counts,
+            order,
+            ..
+        } = ring;
+        let drained = with_format!(format, format => {
+            burst(counts, |counts| {
+                drain(format, slots, counts, order, |used| {
+                    if used.claimed > used.written {
+                        *overruns = overruns.wrapping_add(1);
+                    }
+                    let cells = if used.reply { cells.as_ref() } else { None };
+                    f(Completion::new(used, cells.map(CellMemory::view)));
+                })
+            })
         });
-        match outcome {
-            Ok(()) => Ok(ready as usize),
-            Err(fault) => Err(core.ring.broken(fault)),
-        }
+        drained.map_err(|trouble| core.ring.trouble(trouble))
     }
 
     /// Asks for an interrupt at the next completion. True when one is there already: poll again,
@@ -426,7 +459,16 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline]
     #[must_use = "when work raced in, no interrupt may come"]
     pub fn arm(&mut self) -> bool {
-        self.core.ring.arm()
+        self.core.ring.arm(false)
+    }
+
+    /// Asks for an interrupt when about three quarters of what is with the device has come back:
+    /// for buffers that are in no hurry, such as transmitted frames. Without
+    /// `VIRTIO_F_EVENT_IDX` it is the same as [`arm`](Self::arm).
+    #[inline]
+    #[must_use = "when work raced in, no interrupt may come"]
+    pub fn arm_delayed(&mut self) -> bool {
+        self.core.ring.arm(true)
     }
 
     /// Asks for no interrupts. One may come all the same.
@@ -444,223 +486,39 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         if !proof.covers(self.core.epoch) {
             return Err(self);
         }
-        Ok(Closed {
+        Ok(self.take_apart())
+    }
+
+    /// Takes the queue apart: the device has confirmed that it uses it no more.
+    pub(crate) fn take_apart(self) -> Closed<P, B> {
+        Closed {
             core: self.core.into_inner(),
             at: 0,
-        })
+        }
     }
 }
 
 impl<P: Platform, B: DmaBuf> Core<P, B> {
-    /// Moves `buf` into the slot at the head of the free list, maps it, writes descriptors along
-    /// the free list, and commits the chain. Nothing private or visible changes before the last
-    /// mapping has succeeded, but for descriptors that are free.
-    #[inline(always)]
-    fn add(&mut self, header: &[u8], cells: bool, buf: B) -> Result<Ticket, Rejected<B>> {
-        let segments = buf.count();
-        let (reply, extra) = match (cells, &self.cells) {
-            (false, _) => (false, 0),
-            (true, None) => (false, usize::from(!header.is_empty())),
-            (true, Some(cells)) => {
-                let reply = cells.view().reply_size() != 0;
-                (
-                    reply,
-                    usize::from(!header.is_empty()).wrapping_add(usize::from(reply)),
-                )
-            }
+    /// As [`Virtqueue::drain`], on a platform that maps.
+    fn drain_and_unmap(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
+        let Ring { format, counts, .. } = &mut self.ring;
+        let most = match with_format!(format, format => format.glance(counts)) {
+            Ok(most) => most as usize,
+            Err(impossible) => return Err(self.ring.trouble(impossible.into())),
         };
-        let needed = segments.saturating_add(extra);
-        if needed > usize::from(self.ring.free()) {
-            return Err(self.no_room(buf, needed));
-        }
-        let head = self.ring.head();
-        let Some(slot) = self.ring.slots.get_mut(usize::from(head)) else {
-            return Err(self.no_room(buf, needed));
-        };
-        slot.park(buf);
-        match self.lay(header, segments, reply, head) {
-            Ok(chain) => Ok(Ticket::new(head, self.ring.commit(chain))),
-            Err(why) => match self.ring.take_back(head) {
-                Some(buf) => Err(Rejected { buf, why }),
-                // The slot was filled above. Should it be empty, the ring is broken now, and the
-                // next look for completions says so.
-                None => Ok(Ticket::new(head, 0)),
-            },
-        }
-    }
-
-    /// Maps the buffer in slot `head`, and writes the descriptors of the whole chain.
-    #[inline(always)]
-    fn lay(
-        &mut self,
-        header: &[u8],
-        segments: usize,
-        reply: bool,
-        head: u16,
-    ) -> Result<ChainInfo, Reject> {
-        let free = self.ring.free();
-        let mut chain = ChainInfo {
-            tail: head,
-            behind: head,
-            len: 0,
-            writable: 0,
-            reply,
-        };
-        let mut total = 0u64;
-        if !header.is_empty() {
-            let Some(cells) = &self.cells else {
-                return Err(header_too_large(header.len(), 0));
-            };
-            if header.len() > usize::from(cells.view().header_size()) {
-                return Err(header_too_large(header.len(), cells.view().header_size()));
-            }
-            let addr = cells.view().set_header(head, header);
-            total = header.len() as u64;
-            let last = segments == 0 && !reply;
-            chain.push(
-                self.ring
-                    .set_descriptor(head, addr, header.len() as u32, false, last),
-            );
-        }
-        for index in 0..segments {
-            let Some(mut segment) = self.ring.segment(head, index) else {
-                return Err(self.unwind(head, chain.len, Reject::Empty { index }));
-            };
-            let len = segment.len();
-            if len.wrapping_sub(1) >= u32::MAX as usize {
-                return Err(self.unwind(head, chain.len, bad_length(index, len)));
-            }
-            let writable = segment.direction() == Direction::Writable;
-            if !writable && chain.writable != 0 {
-                return Err(self.unwind(head, chain.len, Reject::Order { index }));
-            }
-            total = total.wrapping_add(len as u64);
-            let last_segment = index.wrapping_add(1) == segments && !reply;
-            loop {
-                if !P::DIRECT && chain.len == free {
-                    let needed = usize::from(free).wrapping_add(1);
-                    return Err(self.unwind(head, chain.len, self.full(needed)));
-                }
-                let mapping = match dma::map(&self.platform, segment) {
-                    Ok(mapping) => mapping,
-                    Err(error) => return Err(self.unwind(head, chain.len, Reject::Map(error))),
-                };
-                let node = chain.behind;
-                if P::DIRECT {
-                    if mapping.len as usize != segment.len() {
-                        return Err(split_mapping(segment.len(), mapping));
-                    }
-                } else if let Some(slot) = self.mappings.get_mut(usize::from(node)) {
-                    slot.0 = Some((mapping, segment.direction()));
-                }
-                segment = segment.advance(mapping.len as usize);
-                let last = last_segment && segment.is_empty();
-                let behind =
-                    self.ring
-                        .set_descriptor(node, mapping.addr.0, mapping.len, writable, last);
-                chain.push(behind);
-                if P::DIRECT || segment.is_empty() {
-                    break;
-                }
-            }
-            if writable {
-                chain.writable = chain.writable.saturating_add(len as u32);
+        for drained in 0..most {
+            match self.ring.pop()? {
+                Some(used) => f(self.complete(used)),
+                None => return Ok(drained),
             }
         }
-        if reply {
-            if !P::DIRECT && chain.len == free {
-                let needed = usize::from(free).wrapping_add(1);
-                return Err(self.unwind(head, chain.len, self.full(needed)));
-            }
-            if let Some(cells) = &self.cells {
-                let addr = cells.view().reset_reply(head);
-                let len = cells.view().reply_size();
-                total = total.wrapping_add(u64::from(len));
-                chain.writable = chain.writable.saturating_add(u32::from(len));
-                chain.push(
-                    self.ring
-                        .set_descriptor(chain.behind, addr, len.into(), true, true),
-                );
-            }
-        }
-        // VIRTIO 1.4, 2.7.5.2: no chain of more than 2^32 bytes, which a queue of one segment
-        // cannot make.
-        if chain.len == 0 {
-            return Err(Reject::Empty { index: 0 });
-        }
-        if total > 1 << 32 {
-            return Err(self.unwind(head, chain.len, Reject::TooLong { bytes: total }));
-        }
-        Ok(chain)
-    }
-
-    /// Why a chain of `needed` descriptors does not fit.
-    #[cold]
-    fn full(&self, needed: usize) -> Reject {
-        match self.ring.fault() {
-            Some(fault) => Reject::Broken(fault),
-            None if needed > usize::from(self.ring.size()) => Reject::TooManySegments {
-                needed,
-                size: self.ring.size(),
-            },
-            None => Reject::Full {
-                needed,
-                free: self.ring.free(),
-            },
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn no_room(&self, buf: B, needed: usize) -> Rejected<B> {
-        Rejected {
-            buf,
-            why: self.full(needed),
-        }
-    }
-
-    /// Unmaps, in reverse, the first `len` nodes of a chain that is not to be.
-    #[cold]
-    #[inline(never)]
-    fn unwind(&mut self, head: u16, len: u16, why: Reject) -> Reject {
-        if !P::DIRECT {
-            for last in (0..len).rev() {
-                let node = (0..last).fold(head, |node, _| self.ring.next(node));
-                self.unmap(node, 0);
-            }
-        }
-        why
-    }
-
-    /// Ends the mapping of a node, if it has one; returns the bytes that it may have taken.
-    fn unmap(&mut self, node: u16, written: u32) -> u32 {
-        let slot = self.mappings.get_mut(usize::from(node));
-        match slot.and_then(|slot| slot.0.take()) {
-            Some((mapping, direction)) => {
-                let used = match direction {
-                    Direction::Writable => written.min(mapping.len),
-                    Direction::Readable => 0,
-                };
-                dma::unmap(&self.platform, mapping, direction, used);
-                used
-            }
-            None => 0,
-        }
-    }
-
-    /// Unmaps a chain that the device has returned, `written` bytes of it.
-    fn unmap_chain(&mut self, head: u16, len: u16, mut written: u32) {
-        let mut node = head;
-        for _ in 0..len {
-            written = written.wrapping_sub(self.unmap(node, written));
-            node = self.ring.next(node);
-        }
+        Ok(most)
     }
 
     #[inline(always)]
     fn complete(&mut self, used: Used<B>) -> Completion<'_, B> {
         if !P::DIRECT {
-            self.unmap_chain(used.slot, used.chain, used.written);
+            self.unmap_chain(used.slot, used.written);
         }
         if used.claimed > used.written {
             self.overrun(used.claimed, used.written);
@@ -682,69 +540,31 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     }
 }
 
-/// Submits a buffer of one segment on a platform that maps nothing: the slot is looked up once, and
-/// one descriptor is written.
-#[inline(always)] // or the slot and the counts go through memory
-fn add_one<P: Platform, B: DmaBuf>(
-    memory: &SplitMemory<P>,
-    slot: &mut Slot<B>,
+/// Submits buffers of one segment, on a platform that maps nothing, while there is room. Returns
+/// what ended it: nothing, a buffer that is not of this kind, or a rejection.
+#[inline(always)] // or the counts are not in registers
+fn add_burst<F: Format, P: Platform, B: DmaBuf>(
+    format: &F,
+    slots: &mut [Slot<B>],
     counts: &mut Counts,
     platform: &P,
-    buf: B,
-) -> Result<Ticket, Rejected<B>> {
-    let head = counts.head();
-    let segment = slot.park(buf).segment(0);
-    let len = segment.len();
-    let why = if len.wrapping_sub(1) < u32::MAX as usize {
-        match dma::map(platform, segment) {
-            Ok(mapping) if mapping.len as usize == len => {
-                let writable = segment.direction() == Direction::Writable;
-                let flags = if writable {
-                    DescriptorFlags::WRITE
-                } else {
-                    DescriptorFlags::empty()
-                };
-                memory.set_descriptor(head.into(), mapping.addr.0, mapping.len, flags.bits(), 0);
-                slot.number = counts.number();
-                slot.writable = if writable { mapping.len } else { 0 };
-                slot.tail = head;
-                slot.chain = 1;
-                return Ok(Ticket::new(head, counts.enter(memory, 1, slot.next)));
-            }
-            Ok(mapping) => split_mapping(len, mapping),
-            Err(error) => Reject::Map(error),
+    bufs: &mut impl Iterator<Item = B>,
+    submitted: &mut usize,
+) -> Option<Result<B, Rejected<B>>> {
+    while counts.free() != 0 {
+        let buf = bufs.next()?;
+        if !P::DIRECT || buf.count() != 1 {
+            return Some(Ok(buf));
         }
-    } else {
-        bad_length(0, len)
-    };
-    match slot.payload.take() {
-        Some(buf) => Err(Rejected { buf, why }),
-        // The buffer was parked above.
-        None => Ok(Ticket::new(head, 0)),
+        let Some(slot) = slots.get_mut(usize::from(counts.head())) else {
+            return Some(Ok(buf));
+        };
+        if let Err(rejected) = add_one(format, slot, counts, platform, buf) {
+            return Some(Err(rejected));
+        }
+        *submitted = submitted.wrapping_add(1);
     }
-}
-
-/// A platform that is direct, and yet maps a segment in pieces.
-#[cold]
-fn split_mapping(len: usize, mapping: Mapping) -> Reject {
-    Reject::Map(DmaError::BadMapping {
-        asked: len as u32,
-        got: mapping.len,
-    })
-}
-
-#[cold]
-fn header_too_large(size: usize, max: u16) -> Reject {
-    Reject::Header { size, max }
-}
-
-#[cold]
-fn bad_length(index: usize, len: usize) -> Reject {
-    if len == 0 {
-        Reject::Empty { index }
-    } else {
-        Reject::TooLong { bytes: len as u64 }
-    }
+    None
 }
 
 impl<P: Platform, B: DmaBuf> fmt::Debug for Virtqueue<P, B> {
@@ -775,9 +595,9 @@ impl<P: Platform, B: DmaBuf> Iterator for Closed<P, B> {
         while self.at < self.core.ring.size() {
             let slot = self.at;
             self.at = slot.wrapping_add(1);
-            if let Some((buf, chain)) = self.core.ring.withdraw(slot) {
+            if let Some(buf) = self.core.ring.withdraw(slot) {
                 if !P::DIRECT {
-                    self.core.unmap_chain(slot, chain, 0);
+                    self.core.unmap_chain(slot, 0);
                 }
                 return Some(buf);
             }

@@ -50,6 +50,7 @@ pub struct FakeFunction {
     /// Where the MSI-X control word is.
     msix: Option<u16>,
     pub msix_stuck_off: bool,
+    pub msix_stuck_masked: bool,
     pub command_stuck: u16,
 }
 
@@ -60,6 +61,7 @@ impl FakeFunction {
             bar_masks: [0; 6],
             msix: None,
             msix_stuck_off: false,
+            msix_stuck_masked: false,
             command_stuck: 0,
         };
         function.put16(0, vendor).put16(2, device).put16(6, 0x10);
@@ -173,7 +175,8 @@ impl FakeFunction {
             (at, 2) if Some(at) == self.msix => {
                 let writable = if self.msix_stuck_off { 0 } else { 0xc000 };
                 let fixed = self.get16(at) & !writable;
-                self.put16(at.into(), value as u16 & writable | fixed);
+                let stuck = if self.msix_stuck_masked { 0x4000 } else { 0 };
+                self.put16(at.into(), value as u16 & writable | fixed | stuck);
             }
             _ => panic!("write of {width} bytes to read-only register {at:#x}"),
         }
@@ -206,7 +209,10 @@ impl FakeConfig {
     }
 
     fn get(&self, address: Address, at: u16, width: u16) -> u32 {
-        assert!(at < 4096 && at % width == 0, "read of {width} at {at:#x}");
+        assert!(
+            at < 4096 && at.is_multiple_of(width),
+            "read of {width} at {at:#x}"
+        );
         *self.reads.borrow_mut() += 1;
         let functions = self.functions.borrow();
         let Some(function) = functions.get(&address) else {
@@ -219,7 +225,10 @@ impl FakeConfig {
     }
 
     fn put(&self, address: Address, at: u16, width: u16, value: u32) {
-        assert!(at < 4096 && at % width == 0, "write of {width} at {at:#x}");
+        assert!(
+            at < 4096 && at.is_multiple_of(width),
+            "write of {width} at {at:#x}"
+        );
         self.writes.borrow_mut().push((at, width, value));
         if let Some(function) = self.functions.borrow_mut().get_mut(&address) {
             function.write(at, width, value);

@@ -97,6 +97,8 @@ pub struct Model {
     pub writes: Vec<Write>,
     pub reads: Vec<(usize, u16)>,
     pub rings: Vec<(usize, u16)>,
+    /// Doorbells that were rung with data, and what they took.
+    pub data_rings: Vec<(usize, u32)>,
     /// Addresses and lengths that were asked to be mapped.
     pub mapped: Vec<(u64, usize)>,
     /// Shorten, or misalign, what is mapped.
@@ -148,6 +150,7 @@ impl Fake {
             writes: Vec::new(),
             reads: Vec::new(),
             rings: Vec::new(),
+            data_rings: Vec::new(),
             mapped: Vec::new(),
             map_short: false,
             map_shift: 0,
@@ -164,8 +167,12 @@ impl Fake {
         Self(shared)
     }
 
+    /// For one statement at a time: a test that holds it across an access stops, and does not hang.
     pub fn model(&self) -> MutexGuard<'_, Model> {
-        self.0.model.lock().unwrap()
+        self.0
+            .model
+            .try_lock()
+            .expect("the model is held by the test")
     }
 
     /// The kernel's mapping hook.
@@ -250,9 +257,19 @@ impl RegisterAccess for Fake {
             of_context(context)
                 .model()
                 .rings
-                .push((context & 0xffff_ffff, value));
+                .push((context & 0xffff_ffff, value as u16));
         };
         Doorbell::function(ring, context, value)
+    }
+    fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
+        let context = self.0.id << 32 | self.offset(at.address());
+        let ring = |context, value| {
+            of_context(context)
+                .model()
+                .data_rings
+                .push((context & 0xffff_ffff, value))
+        };
+        Doorbell::function(ring, context, value).with_data()
     }
     fn isr(&self, _: Register<u8>) -> Isr {
         let ack = |context| std::mem::take(&mut of_context(context).model().isr);

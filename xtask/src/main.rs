@@ -1,6 +1,7 @@
 //! Everything a person runs.
 
 mod qemu;
+mod test;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Boots the guest in QEMU with vhost and proves it.
     Qemu(qemu::cli::QemuArgs),
+    /// Runs what must hold before a change is taken.
+    Test(test::TestArgs),
     #[command(name = qemu::native::AGENT, hide = true)]
     QemuAgent,
     #[command(name = qemu::native::PROBE, hide = true)]
@@ -37,8 +40,11 @@ fn main() -> ExitCode {
                 error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             );
-            if !asked && words.first().is_some_and(|word| word == "qemu") {
-                qemu::usage_error(words, &error.render().to_string());
+            let message = error.render().to_string();
+            match words.first().map(String::as_str) {
+                Some("qemu") if !asked => qemu::usage_error(words, &message),
+                Some("test") if !asked => test::usage_error(words, &message),
+                _ => {}
             }
             // It prints to the right stream; a stream that is closed hears nothing.
             drop(error.print());
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Qemu(args) => ExitCode::from(qemu::main(&args, words)),
+        Command::Test(args) => ExitCode::from(test::main(&args, words)),
         Command::QemuAgent => plain(qemu::native::agent_main()),
         Command::QemuNativeProbe => plain(qemu::native::probe_main()),
     }

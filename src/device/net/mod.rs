@@ -351,7 +351,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
         }
         let platform = negotiated.platform().clone();
         let (mac, mtu) =
-            config::consistent(negotiated.transport_mut(), &platform, features, |reader| {
+            config::consistent(negotiated.transport(), &platform, features, |reader| {
                 let mac = if features.has(F::MAC) {
                     Some(reader.get(wire::MAC)?)
                 } else {

@@ -76,7 +76,8 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         self.header_len
     }
 
-    /// Whether a frame surely finds room now, with headroom or without.
+    /// Whether a frame that is one piece for the device finds room now, with headroom or without.
+    /// (A queue of one descriptor takes frames with headroom only.)
     #[inline]
     #[must_use]
     pub fn has_room(&self) -> bool {

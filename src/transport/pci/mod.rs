@@ -44,6 +44,7 @@
 mod access;
 mod bar;
 mod capability;
+mod common;
 mod layout;
 mod modern;
 mod msix;

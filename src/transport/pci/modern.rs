@@ -12,6 +12,7 @@ use core::fmt;
 use volatile::map_field;
 
 use super::access::{Address, ConfigAccess};
+use super::common::{CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA, QUEUE_RESET};
 use super::layout::{Located, Structure, locate};
 use super::msix::{self, MsixError, MsixTable};
 use super::{
@@ -23,41 +24,6 @@ use crate::platform::DmaAddr;
 use crate::transport::{
     DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
 };
-
-/// The common configuration structure (4.1.4.3). A 64-bit field is two of 32 bits.
-#[derive(zerocopy::FromBytes)]
-#[repr(C)]
-#[doc(alias = "virtio_pci_common_cfg")]
-struct CommonConfig {
-    device_feature_select: u32,
-    device_feature: u32,
-    driver_feature_select: u32,
-    driver_feature: u32,
-    config_msix_vector: u16,
-    num_queues: u16,
-    device_status: u8,
-    config_generation: u8,
-    queue_select: u16,
-    queue_size: u16,
-    queue_msix_vector: u16,
-    queue_enable: u16,
-    queue_notify_off: u16,
-    queue_desc_low: u32,
-    queue_desc_high: u32,
-    queue_driver_low: u32,
-    queue_driver_high: u32,
-    queue_device_low: u32,
-    queue_device_high: u32,
-}
-
-const _: () = assert!(size_of::<CommonConfig>() == 56);
-
-/// Beyond the 56 bytes that every device has: there with `VIRTIO_F_NOTIF_CONFIG_DATA`.
-const QUEUE_NOTIF_CONFIG_DATA: usize = 56;
-
-/// No vector (4.1.5.1.2).
-#[doc(alias = "VIRTIO_MSI_NO_VECTOR")]
-const NO_VECTOR: u16 = 0xffff;
 
 /// The place of a field of the common configuration.
 macro_rules! common {
@@ -254,19 +220,15 @@ impl<A: RegisterAccess> PciTransport<A> {
 
     /// The doorbell of the selected queue (4.1.4.4 and 4.1.5.2).
     fn doorbell(&self, queue: QueueIndex) -> Result<Doorbell, TransportError> {
-        if self.accepted.has(Feature::NOTIFICATION_DATA) {
-            let what = "VIRTIO_F_NOTIFICATION_DATA";
-            return Err(TransportError::Unsupported { what });
-        }
+        let with_data = self.accepted.has(Feature::NOTIFICATION_DATA);
         let notify_off = self.access.read16(common!(self.queue_notify_off));
         // 16 bits by 32 bits: no overflow in 64.
         let offset = u64::from(notify_off) * u64::from(self.notify_off_multiplier);
         let len = self.notify.len() as u64;
-        if offset + 2 > len {
+        let width = if with_data { 4 } else { 2 };
+        if offset + width > len {
             return Err(TransportError::NotifyOutOfRange { queue, offset, len });
         }
-        let place = self.notify.register(offset as usize);
-        let place = place.ok_or(TransportError::NotifyMisaligned { queue, offset })?;
         let value = if self.accepted.has(Feature::NOTIF_CONFIG_DATA) {
             let data = self.common_registers.register(QUEUE_NOTIF_CONFIG_DATA);
             let data = data.ok_or(TransportError::Unsupported {
@@ -276,7 +238,17 @@ impl<A: RegisterAccess> PciTransport<A> {
         } else {
             queue.0
         };
-        Ok(self.access.doorbell(place, value))
+        let (offset, misaligned) = (
+            offset as usize,
+            TransportError::NotifyMisaligned { queue, offset },
+        );
+        if with_data {
+            let place = self.notify.register(offset).ok_or(misaligned)?;
+            Ok(self.access.doorbell_with_data(place, value))
+        } else {
+            let place = self.notify.register(offset).ok_or(misaligned)?;
+            Ok(self.access.doorbell(place, value))
+        }
     }
 
     /// Checks a range of device configuration.
@@ -417,6 +389,29 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
             return Err(TransportError::QueueNotEnabled { queue });
         }
         Ok(doorbell)
+    }
+
+    fn reset_queue(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
+        let what = "VIRTIO_F_RING_RESET";
+        let register = self.common_registers.register(QUEUE_RESET);
+        match register.filter(|_| self.accepted.has(Feature::RING_RESET)) {
+            None => Err(TransportError::Unsupported { what }),
+            Some(_) if !self.select(queue) => Err(TransportError::QueueUnavailable { queue }),
+            Some(register) => {
+                self.access.write16(register, 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
+        // 4.1.4.3.2: it reads 0 when the reset is done, and so does `queue_enable`.
+        let Some(register) = self.common_registers.register(QUEUE_RESET) else {
+            return false;
+        };
+        self.select(queue)
+            && self.access.read16(register) == 0
+            && self.access.read16(common!(self.queue_enable)) == 0
     }
 
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {

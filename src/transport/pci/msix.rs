@@ -90,7 +90,6 @@ impl core::error::Error for MsixError {
 
 /// The vectors of a function, 1 to 2048. All masked at first: [`set`](Self::set), then
 /// [`unmask`](Self::unmask).
-#[derive(Debug)]
 pub struct MsixTable<A> {
     registers: Registers,
     vectors: u16,
@@ -213,5 +212,11 @@ impl<A: RegisterAccess> MsixTable<A> {
         let at = usize::from(vector) * 16 + word * 4;
         let register = self.registers.register(at).filter(|_| vector < vectors);
         register.ok_or(MsixError::NoSuchVector { vector, vectors })
+    }
+}
+
+impl<A> fmt::Debug for MsixTable<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MsixTable({} vectors)", self.vectors)
     }
 }

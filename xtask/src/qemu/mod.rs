@@ -12,19 +12,19 @@ mod initramfs;
 mod inner;
 mod job;
 mod kmod;
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod native;
 mod outer;
 mod peer;
 mod probe;
-mod process;
+pub(crate) mod process;
 mod proof;
-mod provision;
-mod report;
-mod session;
-mod stop;
+pub(crate) mod provision;
+pub(crate) mod report;
+pub(crate) mod session;
+pub(crate) mod stop;
 mod tap;
-mod ui;
+pub(crate) mod ui;
 
 use std::path::{Path, PathBuf};
 
@@ -37,12 +37,12 @@ use self::ui::Ui;
 const REPORT: &str = "report.json";
 
 /// The directory of everything that a run leaves, unless asked otherwise.
-fn default_out() -> PathBuf {
+pub(crate) fn default_out() -> PathBuf {
     target_dir().join("qemu")
 }
 
 /// Cargo's target directory: this program lies in it, and cargo marks it as a cache.
-fn target_dir() -> PathBuf {
+pub(crate) fn target_dir() -> PathBuf {
     let marked = std::env::current_exe().ok().and_then(|me| {
         me.ancestors()
             .find(|dir| dir.join("CACHEDIR.TAG").exists())
@@ -52,7 +52,7 @@ fn target_dir() -> PathBuf {
 }
 
 /// The workspace that this program was built from.
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest

@@ -9,10 +9,12 @@ use std::io::Read;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::limits::Deadline;
+use super::limits::{Deadline, TICK};
 use super::stop::Stop;
 
 /// A child process that ends with its owner.
@@ -61,6 +63,24 @@ impl Guarded {
     pub(crate) fn wait(&mut self, deadline: Deadline) -> Result<ExitStatus, Stop> {
         let waiting_for = format!("{} to end", self.name);
         deadline.poll(&waiting_for, || Ok(self.try_wait()?))
+    }
+
+    /// Ends what is left of the process and of its group: a request, then, where that does not
+    /// help within `grace`, force.
+    pub(crate) fn end_group(&mut self, grace: Duration) {
+        let Some(group) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) else {
+            return;
+        };
+        if matches!(self.try_wait(), Ok(None)) {
+            // Both signals find nobody when the group is gone, which is what is wanted.
+            let _ = kill_process_group(group, Signal::TERM);
+            let end = Instant::now() + grace;
+            while matches!(self.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(TICK);
+            }
+        }
+        let _ = kill_process_group(group, Signal::KILL);
+        self.kill();
     }
 
     pub(crate) fn kill(&mut self) {
@@ -205,6 +225,29 @@ mod tests {
         assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
         drop(child);
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_group_ends_with_the_children_that_ignore_the_request() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; sleep 1000 & echo $!; wait"]);
+        command.stdout(Stdio::piped());
+        let mut parent = Guarded::spawn(&mut command).unwrap();
+        let mut line = [0; 32];
+        let n = parent.child().stdout.as_mut().unwrap().read(&mut line);
+        let pid = String::from_utf8_lossy(&line[..n.unwrap()])
+            .trim()
+            .to_owned();
+        let alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        assert!(alive());
+        parent.end_group(Duration::from_millis(50));
+        let gone = || Ok((!alive()).then_some(()));
+        Deadline::seconds(10)
+            .poll("the grandchild to end", gone)
+            .unwrap();
     }
 
     #[test]

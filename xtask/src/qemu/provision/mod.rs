@@ -41,7 +41,7 @@ fn is_ci() -> bool {
 
 impl Provision<'_> {
     /// Installs system packages, with consent; otherwise the error holds the exact command.
-    fn install(&self, what: &str, why: &str, packages: &[&str]) -> Result<(), Stop> {
+    pub(crate) fn install(&self, what: &str, why: &str, packages: &[&str]) -> Result<(), Stop> {
         let Some(mut command) = install_command(packages) else {
             return Err(Stop::missing(
                 what,
@@ -51,17 +51,35 @@ impl Provision<'_> {
         };
         let shown = process::shell_words(&command);
         let root = rustix::process::geteuid().is_root();
-        if !root || !(self.yes || is_ci() || self.ask(&shown)?) {
+        if !root || !self.agreed(&shown)? {
             let prefix = if root { "" } else { "sudo " };
             return Err(Stop::missing(what, why, format!("run: {prefix}{shown}")));
         }
         self.ui
             .note(&format!("installing system packages: {shown}"));
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        match process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS)) {
-            Err(Stop::Broken(error)) => Err(Stop::missing(what, error.to_string(), shown)),
-            result => result.map(|_| ()),
+        let mut install = || process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS));
+        let mut result = install();
+        // A fresh machine has no package lists, an old one has lists of what is gone.
+        if matches!(result, Err(Stop::Broken(_))) && process::find_program("apt-get").is_some() {
+            self.ui
+                .note("installing failed; running apt-get update first");
+            let mut update = Command::new("apt-get");
+            update.arg("update");
+            result = process::run_ok(&mut update, Deadline::seconds(PACKAGE_SECONDS));
+            if result.is_ok() {
+                result = install();
+            }
         }
+        match result {
+            Err(Stop::Broken(error)) => Err(Stop::missing(what, error.to_string(), shown)),
+            result => result.map(drop),
+        }
+    }
+
+    /// Whether this command may be run: agreed to on the command line, by CI, or now.
+    pub(crate) fn agreed(&self, command: &str) -> Result<bool, Stop> {
+        Ok(self.yes || is_ci() || self.ask(command)?)
     }
 
     /// Asks on a terminal; elsewhere the answer is no.

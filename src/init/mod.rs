@@ -18,20 +18,20 @@
 //! A reset that the device confirmed is a value, [`Quiesced`]: the only key that takes buffers and
 //! rings back out of a queue. It opens the queues of this device and of this initialisation only.
 
-use core::alloc::Layout;
-use core::fmt;
+mod errors;
+mod queue;
+
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::buffer::DmaBuf;
-use crate::dma::DmaRegion;
-use crate::features::{Feature, Features, NegotiateError, Negotiation, Wish, negotiate};
-use crate::platform::{DmaError, Platform, Wait};
-use crate::ring::layout::{self, LayoutError, USED_ALIGN_SIZE};
-use crate::ring::split::SplitRing;
-use crate::ring::storage::{Slot, Storage};
-use crate::shared::{CellMemory, SplitMemory};
+use crate::features::{Feature, Features, Negotiation, Wish, negotiate};
+use crate::platform::{Platform, Wait};
 use crate::transport::{QueueAreas, QueueIndex, Status, Transport, TransportError};
-use crate::virtqueue::{Closed, MappingSlot, Parts, QueueStorage, Virtqueue};
+use crate::virtqueue::{Closed, QueueStorage, Virtqueue};
+
+pub use errors::{Aborted, InitError, InitFailure, Leaked, QueueError, QueueResetError};
+pub use queue::QueueConfig;
+use queue::{MakeError, Maker};
 
 /// One initialisation of one device, told from every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,179 +59,6 @@ impl Quiesced {
         self.0 == epoch
     }
 }
-
-/// Why a device could not be initialised. The status is `FAILED` where there was one to set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InitFailure {
-    /// The status did not read 0 after a reset, for as long as the platform cared to wait.
-    ResetNotConfirmed {
-        /// What it read.
-        status: Status,
-    },
-    /// The features do not do.
-    Features(NegotiateError),
-    /// The device did not keep `FEATURES_OK`: it cannot work with these features.
-    FeaturesRefused {
-        /// What was written.
-        features: Features,
-        /// The status that was read back.
-        status: Status,
-    },
-    /// A queue could not be set up.
-    Queue(QueueError),
-    /// The transport could not do something that is not a queue's.
-    Transport(TransportError),
-    /// The device asks for a reset already.
-    NeedsReset,
-    /// Its configuration makes no sense; the text names the field.
-    Configuration {
-        /// The field, as the specification calls it.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-    /// It is a device of another type than the driver's.
-    WrongDevice {
-        /// The driver's type id.
-        expected: u16,
-        /// The device's type id.
-        found: u16,
-    },
-    /// All numbers for initialisations have been given out.
-    TooManyInitialisations,
-}
-
-impl fmt::Display for InitFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ResetNotConfirmed { status } => {
-                write!(
-                    f,
-                    "the device does not confirm its reset: status {:#x}",
-                    status.bits()
-                )
-            }
-            Self::Features(error) => error.fmt(f),
-            Self::FeaturesRefused { features, status } => write!(
-                f,
-                "the device does not accept the features {features} (status {:#x})",
-                status.bits()
-            ),
-            Self::Queue(error) => error.fmt(f),
-            Self::Transport(error) => error.fmt(f),
-            Self::NeedsReset => f.write_str("the device asks for a reset"),
-            Self::Configuration { field, value } => {
-                write!(
-                    f,
-                    "the device's configuration is unusable: {field} = {value}"
-                )
-            }
-            Self::WrongDevice { expected, found } => {
-                write!(
-                    f,
-                    "a device of type {found}, where the driver is for type {expected}"
-                )
-            }
-            Self::TooManyInitialisations => f.write_str("too many initialisations"),
-        }
-    }
-}
-
-impl core::error::Error for InitFailure {}
-
-impl From<QueueError> for InitFailure {
-    fn from(error: QueueError) -> Self {
-        Self::Queue(error)
-    }
-}
-
-impl From<TransportError> for InitFailure {
-    fn from(error: TransportError) -> Self {
-        Self::Transport(error)
-    }
-}
-
-/// A failure, and the transport to try again with.
-pub struct InitError<T> {
-    /// The transport.
-    pub transport: T,
-    /// What went wrong.
-    pub why: InitFailure,
-}
-
-impl<T> fmt::Debug for InitError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InitError")
-            .field("why", &self.why)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Display for InitError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.why.fmt(f)
-    }
-}
-
-impl<T> core::error::Error for InitError<T> {}
-
-/// Why a queue could not be set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QueueError {
-    /// The device has no such queue, or says that its size is 0.
-    Unavailable {
-        /// The queue.
-        queue: QueueIndex,
-    },
-    /// The size asked for is 0.
-    ZeroSize {
-        /// The queue.
-        queue: QueueIndex,
-    },
-    /// The storage that was lent is too short for a queue of even one descriptor.
-    Storage {
-        /// The queue.
-        queue: QueueIndex,
-        /// Slots lent.
-        slots: usize,
-        /// Mapping slots lent.
-        mappings: usize,
-    },
-    /// The layout of the ring.
-    Layout(LayoutError),
-    /// No device memory.
-    Memory(DmaError),
-    /// The transport. The device has been told that the driver failed, and has been reset.
-    Transport(TransportError),
-    /// An earlier queue failed: nothing more can be set up.
-    Failed,
-}
-
-impl fmt::Display for QueueError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unavailable { queue } => write!(f, "the device has no {queue}"),
-            Self::ZeroSize { queue } => write!(f, "{queue}: a size of 0 was asked for"),
-            Self::Storage {
-                queue,
-                slots,
-                mappings,
-            } => write!(
-                f,
-                "{queue}: {slots} slots and {mappings} mapping slots were lent, too few for any \
-                 queue"
-            ),
-            Self::Layout(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
-            Self::Transport(error) => error.fmt(f),
-            Self::Failed => f.write_str("an earlier queue of this device failed"),
-        }
-    }
-}
-
-impl core::error::Error for QueueError {}
 
 /// Resets a device and waits for it to say so: step 1.
 ///
@@ -277,7 +104,13 @@ pub struct Reset<P: Platform, T: Transport> {
 impl<P: Platform, T: Transport> Reset<P, T> {
     /// The transport, to look at what the device offers.
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut T {
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The transport. Its type is hidden, so that it cannot be exchanged for another device's.
+    #[must_use]
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut self.transport
     }
 
@@ -343,55 +176,6 @@ impl<P: Platform, T: Transport> Reset<P, T> {
     }
 }
 
-/// What a queue is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueueConfig {
-    /// Descriptors wanted, at most. The queue gets the largest power of two that neither this nor
-    /// the device's maximum (nor lent storage) is below.
-    pub size: u16,
-    /// Bytes of a header cell per slot, for [`Virtqueue::submit_with`]; 0: none.
-    pub header: u16,
-    /// Bytes of a reply cell per slot; 0: none.
-    pub reply: u16,
-    /// Interrupt vector of the queue; `None`: none.
-    pub vector: Option<u16>,
-    /// Where the indices start. Only fakes can follow anything but 0: this is for tests of the
-    /// wrap.
-    #[cfg(feature = "test-util")]
-    pub start_index: u16,
-}
-
-impl QueueConfig {
-    /// A queue of at most `size` descriptors, without cells or interrupt vector.
-    #[must_use]
-    pub const fn new(size: u16) -> Self {
-        Self {
-            size,
-            header: 0,
-            reply: 0,
-            vector: None,
-            #[cfg(feature = "test-util")]
-            start_index: 0,
-        }
-    }
-
-    /// With cells of so many bytes for headers and replies.
-    #[must_use]
-    pub const fn cells(mut self, header: u16, reply: u16) -> Self {
-        self.header = header;
-        self.reply = reply;
-        self
-    }
-
-    /// With an interrupt vector.
-    #[must_use]
-    pub const fn vector(mut self, vector: Option<u16>) -> Self {
-        self.vector = vector;
-        self
-    }
-}
-
 /// A device that has accepted features, on the way to [`Live`].
 #[derive(Debug)]
 pub struct Negotiated<P: Platform, T: Transport> {
@@ -418,9 +202,15 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
         self.offered
     }
 
-    /// The transport, to read and write configuration.
+    /// The transport, to read configuration.
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut T {
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The transport, to write configuration. Its type is hidden: see [`Live::transport_mut`].
+    #[must_use]
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut self.transport
     }
 
@@ -441,11 +231,7 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
         index: QueueIndex,
         config: &QueueConfig,
     ) -> Result<PendingQueue<P, B>, QueueError> {
-        let size = self.queue_size(index, config.size)?;
-        let slots = Storage::heap(size, Slot::new);
-        let mappings = if P::DIRECT { 0 } else { size };
-        let mappings = Storage::heap(mappings, MappingSlot::new);
-        self.queue_of(index, size, config, slots, mappings)
+        self.queue_by(|maker| maker.queue(index, config))
     }
 
     /// Sets a queue up, its private state in `storage`, which may limit its size.
@@ -458,87 +244,26 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
         config: &QueueConfig,
         storage: QueueStorage<B>,
     ) -> Result<PendingQueue<P, B>, QueueError> {
-        let QueueStorage { slots, mappings } = storage;
-        let room = if P::DIRECT {
-            slots.len()
-        } else {
-            slots.len().min(mappings.len())
-        };
-        let limit = room.min(usize::from(layout::MAX_QUEUE_SIZE)) as u16;
-        if limit == 0 {
-            let (slots, mappings) = (slots.len(), mappings.len());
-            return Err(QueueError::Storage {
-                queue: index,
-                slots,
-                mappings,
-            });
-        }
-        let size = self.queue_size(index, config.size.min(limit))?;
-        for slot in slots.iter_mut() {
-            *slot = Slot::new();
-        }
-        for mapping in mappings.iter_mut() {
-            *mapping = MappingSlot::new();
-        }
-        let slots = slots.get_mut(..usize::from(size)).unwrap_or_default();
-        self.queue_of(
-            index,
-            size,
-            config,
-            Storage::Lent(slots),
-            Storage::Lent(mappings),
-        )
+        self.queue_by(|maker| maker.queue_in(index, config, storage))
     }
 
-    /// The largest power of two that neither the device nor the driver is below.
-    fn queue_size(&mut self, queue: QueueIndex, wanted: u16) -> Result<u16, QueueError> {
+    fn queue_by<B: DmaBuf>(
+        &mut self,
+        make: impl FnOnce(Maker<'_, P, T>) -> Result<Virtqueue<P, B>, MakeError<P, B>>,
+    ) -> Result<PendingQueue<P, B>, QueueError> {
         if self.failed.is_some() {
             return Err(QueueError::Failed);
         }
-        if wanted == 0 {
-            return Err(QueueError::ZeroSize { queue });
-        }
-        let max = self.transport.max_queue_size(queue);
-        match max.min(wanted).min(layout::MAX_QUEUE_SIZE).checked_ilog2() {
-            Some(log) => Ok(1 << log),
-            None => Err(QueueError::Unavailable { queue }),
-        }
-    }
-
-    fn queue_of<B: DmaBuf>(
-        &mut self,
-        index: QueueIndex,
-        size: u16,
-        config: &QueueConfig,
-        slots: Storage<Slot<B>>,
-        mappings: Storage<MappingSlot>,
-    ) -> Result<PendingQueue<P, B>, QueueError> {
-        let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
-        let region = self.region(layout.size(), layout.alignment())?;
-        let memory = SplitMemory::new(region, size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
-        let cells = self.cells(size, config)?;
-        #[cfg(feature = "test-util")]
-        let start = config.start_index;
-        #[cfg(not(feature = "test-util"))]
-        let start = 0;
-        let event_idx = self.features().has(Feature::EVENT_IDX);
-        let ring = SplitRing::new(memory, slots, event_idx, start);
-        let platform = self.platform.clone();
-        let parts = Parts {
-            ring,
-            platform,
-            cells,
-            mappings,
-            index,
+        let maker = Maker {
+            transport: &mut self.transport,
+            platform: &self.platform,
+            features: self.negotiation.accepted,
             epoch: self.epoch,
         };
-        match parts
-            .ring
-            .memory()
-            .expose(&mut self.transport, index, config.vector)
-        {
-            Ok(doorbell) => Ok(PendingQueue(Virtqueue::new(parts, doorbell))),
-            Err(error) => {
+        match make(maker) {
+            Ok(queue) => Ok(PendingQueue(queue)),
+            Err(MakeError::Before(why)) => Err(why),
+            Err(MakeError::Exposed(parts, error)) => {
                 // The device may have taken the addresses: only a reset tells.
                 let outcome = self.give_up();
                 if outcome.is_err() {
@@ -548,30 +273,6 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
                 Err(QueueError::Transport(error))
             }
         }
-    }
-
-    fn region(&self, size: usize, align: usize) -> Result<DmaRegion<P>, QueueError> {
-        let layout = Layout::from_size_align(size, align)
-            .map_err(|_| QueueError::Memory(DmaError::OutOfMemory { size, align }))?;
-        DmaRegion::alloc(&self.platform, layout).map_err(QueueError::Memory)
-    }
-
-    fn cells(&self, size: u16, config: &QueueConfig) -> Result<Option<CellMemory<P>>, QueueError> {
-        let (header, reply) = (config.header, config.reply);
-        if header == 0 && reply == 0 {
-            return Ok(None);
-        }
-        let too_large = || {
-            QueueError::Memory(DmaError::OutOfMemory {
-                size: usize::MAX,
-                align: 1,
-            })
-        };
-        let layout = CellMemory::<P>::layout(size, header, reply).ok_or_else(too_large)?;
-        let region = self.region(layout.size(), layout.align())?;
-        CellMemory::new(region, size, header, reply)
-            .ok_or_else(too_large)
-            .map(Some)
     }
 
     fn give_up(&mut self) -> Result<(), InitFailure> {
@@ -628,33 +329,6 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
     }
 }
 
-/// An initialisation that was given up at its last step.
-pub struct Aborted<T> {
-    /// The transport.
-    pub transport: T,
-    /// What went wrong.
-    pub why: InitFailure,
-    /// The proof that closes the queues, when the device confirmed its reset.
-    pub proof: Result<Quiesced, InitFailure>,
-}
-
-impl<T> fmt::Debug for Aborted<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Aborted")
-            .field("why", &self.why)
-            .field("proof", &self.proof)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Display for Aborted<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.why.fmt(f)
-    }
-}
-
-impl<T> core::error::Error for Aborted<T> {}
-
 /// A queue that is set up, before the device is told to start. Dropping it leaks its memory, as
 /// dropping a live queue does.
 #[derive(Debug)]
@@ -705,23 +379,6 @@ pub struct Live<P: Platform, T: Transport> {
     negotiation: Negotiation,
 }
 
-/// A reset that the device did not confirm: its queues cannot be taken apart.
-#[derive(Debug)]
-pub struct Leaked<P: Platform, T: Transport> {
-    /// The device, to try again with.
-    pub live: Live<P, T>,
-    /// What the status read.
-    pub why: InitFailure,
-}
-
-impl<P: Platform, T: Transport> fmt::Display for Leaked<P, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.why.fmt(f)
-    }
-}
-
-impl<P: Platform + fmt::Debug, T: Transport + fmt::Debug> core::error::Error for Leaked<P, T> {}
-
 impl<P: Platform, T: Transport> Live<P, T> {
     /// The features that both sides use.
     #[must_use]
@@ -743,8 +400,20 @@ impl<P: Platform, T: Transport> Live<P, T> {
 
     /// The transport, for configuration and interrupts. Writing the status is
     /// [`reset`](Self::reset)'s business.
+    ///
+    /// Its type is hidden, so that it cannot be exchanged for another device's: the reset of that
+    /// one would prove nothing about the queues of this one.
+    ///
+    /// ```compile_fail
+    /// # fn exchange<P: vring::Platform, T: vring::transport::Transport>(
+    /// #     one: &mut vring::init::Live<P, T>,
+    /// #     other: &mut vring::init::Live<P, T>,
+    /// # ) {
+    /// core::mem::swap(one.transport_mut(), other.transport_mut());
+    /// # }
+    /// ```
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut T {
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut self.transport
     }
 
@@ -766,6 +435,99 @@ impl<P: Platform, T: Transport> Live<P, T> {
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         self.transport.status().contains(Status::NEEDS_RESET)
+    }
+
+    /// Resets one queue and waits for the device to say so (VIRTIO 1.4, 2.6.1): gives the buffers
+    /// back that had not come back, and frees the ring. [`queue`](Self::queue) makes it anew, with
+    /// another size if you like.
+    ///
+    /// # Errors
+    /// [`QueueResetError`] with the queue, when `VIRTIO_F_RING_RESET` was not negotiated, the queue
+    /// is not this device's, or [`Platform::wait`] gives up. In the last case the queue may be
+    /// neither running nor free: only a reset of the device tells.
+    pub fn reset_queue<B: DmaBuf>(
+        &mut self,
+        queue: Virtqueue<P, B>,
+    ) -> Result<Closed<P, B>, QueueResetError<P, B>> {
+        let index = queue.index();
+        if queue.epoch() != self.epoch {
+            let why = InitFailure::Queue(QueueError::Unavailable { queue: index });
+            return Err(QueueResetError { queue, why });
+        }
+        if let Err(error) = self.begin_queue_reset(index) {
+            return Err(QueueResetError {
+                queue,
+                why: InitFailure::Transport(error),
+            });
+        }
+        let mut polls = 0u32;
+        while !self.transport.is_queue_reset(index) {
+            if !self.platform.wait(Wait::QueueReset, polls) {
+                log::warn!("{index}: reset not confirmed");
+                let why = InitFailure::QueueResetNotConfirmed { queue: index };
+                return Err(QueueResetError { queue, why });
+            }
+            polls = polls.saturating_add(1);
+        }
+        Ok(queue.take_apart())
+    }
+
+    fn begin_queue_reset(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
+        if !self.features().has(Feature::RING_RESET) {
+            let what = "VIRTIO_F_RING_RESET";
+            return Err(TransportError::Unsupported { what });
+        }
+        self.transport.reset_queue(queue)
+    }
+
+    /// Sets a queue up again that was [reset](Self::reset_queue), its private state on the heap.
+    ///
+    /// # Errors
+    /// [`QueueError`]. When it is the transport's, the memory of the new queue is leaked: the device
+    /// may have taken it.
+    #[cfg(feature = "alloc")]
+    pub fn queue<B: DmaBuf>(
+        &mut self,
+        index: QueueIndex,
+        config: &QueueConfig,
+    ) -> Result<Virtqueue<P, B>, QueueError> {
+        self.queue_by(|maker| maker.queue(index, config))
+    }
+
+    /// As [`queue`](Self::queue), its private state in `storage`.
+    ///
+    /// # Errors
+    /// As `queue`, and [`QueueError::Storage`].
+    pub fn queue_in<B: DmaBuf>(
+        &mut self,
+        index: QueueIndex,
+        config: &QueueConfig,
+        storage: QueueStorage<B>,
+    ) -> Result<Virtqueue<P, B>, QueueError> {
+        self.queue_by(|maker| maker.queue_in(index, config, storage))
+    }
+
+    fn queue_by<B: DmaBuf>(
+        &mut self,
+        make: impl FnOnce(Maker<'_, P, T>) -> Result<Virtqueue<P, B>, MakeError<P, B>>,
+    ) -> Result<Virtqueue<P, B>, QueueError> {
+        if !self.features().has(Feature::RING_RESET) {
+            let what = "VIRTIO_F_RING_RESET";
+            return Err(QueueError::Transport(TransportError::Unsupported { what }));
+        }
+        let maker = Maker {
+            transport: &mut self.transport,
+            platform: &self.platform,
+            features: self.negotiation.accepted,
+            epoch: self.epoch,
+        };
+        make(maker).map_err(|error| match error {
+            MakeError::Before(why) => why,
+            MakeError::Exposed(parts, error) => {
+                Virtqueue::leak(parts);
+                QueueError::Transport(error)
+            }
+        })
     }
 
     /// Resets the device and waits for it to say so. The proof takes its queues apart.

@@ -1,0 +1,284 @@
+//! How a queue is made: its size, its memory, its private state.
+
+use core::alloc::Layout;
+
+use super::{Epoch, QueueError};
+use crate::buffer::DmaBuf;
+use crate::dma::DmaRegion;
+use crate::features::{Feature, Features};
+use crate::platform::{DmaError, Platform};
+use crate::ring::core::{Memory, Ring, RingOptions};
+use crate::ring::layout::{self, USED_ALIGN_SIZE};
+use crate::ring::storage::{Slot, Storage};
+use crate::shared::{CellMemory, PackedMemory, SplitMemory, TableMemory};
+use crate::transport::{QueueIndex, Transport, TransportError};
+use crate::virtqueue::{MappingSlot, Parts, QueueStorage, Virtqueue};
+
+/// What a queue is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueConfig {
+    /// Descriptors wanted, at most. The queue gets as many as this, the device's maximum and lent
+    /// storage allow; a split queue the largest power of two of that.
+    pub size: u16,
+    /// Bytes of a header cell per slot, for [`Virtqueue::submit_with`]; 0: none.
+    pub header: u16,
+    /// Bytes of a reply cell per slot; 0: none.
+    pub reply: u16,
+    /// Descriptors of an indirect table per slot, at most; 0: none. Used where
+    /// `VIRTIO_F_INDIRECT_DESC` was negotiated, for chains that are worth it.
+    pub indirect: u16,
+    /// Interrupt vector of the queue; `None`: none.
+    pub vector: Option<u16>,
+    /// Where the indices start. Only fakes can follow anything but 0: this is for tests of the
+    /// wrap.
+    #[cfg(feature = "test-util")]
+    pub start_index: u16,
+}
+
+impl QueueConfig {
+    /// A queue of at most `size` descriptors, without cells or interrupt vector.
+    #[must_use]
+    pub const fn new(size: u16) -> Self {
+        Self {
+            size,
+            header: 0,
+            reply: 0,
+            indirect: 0,
+            vector: None,
+            #[cfg(feature = "test-util")]
+            start_index: 0,
+        }
+    }
+
+    /// With cells of so many bytes for headers and replies.
+    #[must_use]
+    pub const fn cells(mut self, header: u16, reply: u16) -> Self {
+        self.header = header;
+        self.reply = reply;
+        self
+    }
+
+    /// With an indirect table of so many descriptors per slot.
+    #[must_use]
+    pub const fn indirect(mut self, entries: u16) -> Self {
+        self.indirect = entries;
+        self
+    }
+
+    /// With an interrupt vector.
+    #[must_use]
+    pub const fn vector(mut self, vector: Option<u16>) -> Self {
+        self.vector = vector;
+        self
+    }
+}
+
+/// Makes queues of one device in one initialisation.
+pub(super) struct Maker<'a, P: Platform, T: Transport> {
+    pub(super) transport: &'a mut T,
+    pub(super) platform: &'a P,
+    pub(super) features: Features,
+    pub(super) epoch: Epoch,
+}
+
+/// Why a queue was not made.
+pub(super) enum MakeError<P: Platform, B: DmaBuf> {
+    /// Before the device was told of it.
+    Before(QueueError),
+    /// The device may have taken the addresses.
+    Exposed(Parts<P, B>, TransportError),
+}
+
+impl<P: Platform, B: DmaBuf> From<QueueError> for MakeError<P, B> {
+    fn from(why: QueueError) -> Self {
+        Self::Before(why)
+    }
+}
+
+impl<P: Platform, T: Transport> Maker<'_, P, T> {
+    /// A queue with its private state on the heap.
+    #[cfg(feature = "alloc")]
+    pub(super) fn queue<B: DmaBuf>(
+        mut self,
+        index: QueueIndex,
+        config: &QueueConfig,
+    ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
+        let size = self.size(index, config.size)?;
+        let slots = Storage::heap(size.into(), Slot::new);
+        let mappings = usize::from(size) * self.mappings_per_slot(size, config);
+        let mappings = Storage::heap(mappings, MappingSlot::new);
+        self.make(index, size, config, slots, mappings)
+    }
+
+    /// A queue with its private state in memory that was lent, as large as that allows.
+    pub(super) fn queue_in<B: DmaBuf>(
+        mut self,
+        index: QueueIndex,
+        config: &QueueConfig,
+        storage: QueueStorage<B>,
+    ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
+        let QueueStorage { slots, mappings } = storage;
+        let most = |size: u16, maker: &Self| {
+            let per_slot = maker.mappings_per_slot(size, config);
+            let mapped = mappings.len().checked_div(per_slot).unwrap_or(usize::MAX);
+            let room = slots
+                .len()
+                .min(mapped)
+                .min(usize::from(layout::MAX_QUEUE_SIZE));
+            config.size.min(room as u16)
+        };
+        // A smaller queue may have smaller tables, and so takes fewer mappings.
+        let limit = most(most(config.size, &self).max(1), &self);
+        if limit == 0 && config.size != 0 {
+            let (slots, mappings) = (slots.len(), mappings.len());
+            return Err(QueueError::Storage {
+                queue: index,
+                slots,
+                mappings,
+            }
+            .into());
+        }
+        let size = self.size(index, limit)?;
+        for slot in slots.iter_mut() {
+            *slot = Slot::new();
+        }
+        for mapping in mappings.iter_mut() {
+            *mapping = MappingSlot::new();
+        }
+        let slots = slots.get_mut(..usize::from(size)).unwrap_or_default();
+        self.make(
+            index,
+            size,
+            config,
+            Storage::Lent(slots),
+            Storage::Lent(mappings),
+        )
+    }
+
+    /// The largest size that neither the device nor the driver is below: for a split queue, a power
+    /// of two (VIRTIO 1.4, 2.7).
+    fn size(&mut self, queue: QueueIndex, wanted: u16) -> Result<u16, QueueError> {
+        if wanted == 0 {
+            return Err(QueueError::ZeroSize { queue });
+        }
+        let most = self
+            .transport
+            .max_queue_size(queue)
+            .min(wanted)
+            .min(layout::MAX_QUEUE_SIZE);
+        match most.checked_ilog2() {
+            None => Err(QueueError::Unavailable { queue }),
+            Some(_) if self.features.has(Feature::RING_PACKED) => Ok(most),
+            Some(log) => Ok(1 << log),
+        }
+    }
+
+    /// Descriptors of an indirect table: no chain is longer than the queue (VIRTIO 1.4,
+    /// 2.7.5.3.1).
+    fn table_entries(&self, size: u16, config: &QueueConfig) -> u16 {
+        if self.features.has(Feature::INDIRECT_DESC) {
+            config.indirect.min(size)
+        } else {
+            0
+        }
+    }
+
+    fn mappings_per_slot(&self, size: u16, config: &QueueConfig) -> usize {
+        if P::DIRECT {
+            0
+        } else {
+            self.table_entries(size, config).max(1).into()
+        }
+    }
+
+    fn make<B: DmaBuf>(
+        self,
+        index: QueueIndex,
+        size: u16,
+        config: &QueueConfig,
+        slots: Storage<Slot<B>>,
+        mappings: Storage<MappingSlot>,
+    ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
+        let memory = self.ring_memory(size)?;
+        let cells = self.cells(size, config)?;
+        let tables = self.tables(size, self.table_entries(size, config))?;
+        #[cfg(feature = "test-util")]
+        let start = config.start_index;
+        #[cfg(not(feature = "test-util"))]
+        let start = 0;
+        let options = RingOptions {
+            event_idx: self.features.has(Feature::EVENT_IDX),
+            in_order: self.features.has(Feature::IN_ORDER),
+            strong: self.features.has(Feature::ORDER_PLATFORM),
+            start,
+        };
+        let ring = Ring::new(memory, slots, options);
+        let platform = self.platform.clone();
+        let epoch = self.epoch;
+        let parts = Parts {
+            ring,
+            platform,
+            cells,
+            tables,
+            mappings,
+            index,
+            epoch,
+        };
+        match parts.ring.expose(self.transport, index, config.vector) {
+            Ok(doorbell) => Ok(Virtqueue::new(parts, doorbell)),
+            Err(error) => Err(MakeError::Exposed(parts, error)),
+        }
+    }
+
+    fn ring_memory(&self, size: u16) -> Result<Memory<P>, QueueError> {
+        if self.features.has(Feature::RING_PACKED) {
+            let layout = layout::packed_init(size).map_err(QueueError::Layout)?;
+            let region = self.region(layout.size(), layout.alignment())?;
+            return PackedMemory::new(region, size)
+                .map(Memory::Packed)
+                .map_err(QueueError::Layout);
+        }
+        let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
+        let region = self.region(layout.size(), layout.alignment())?;
+        SplitMemory::new(region, size, USED_ALIGN_SIZE)
+            .map(Memory::Split)
+            .map_err(QueueError::Layout)
+    }
+
+    fn region(&self, size: usize, align: usize) -> Result<DmaRegion<P>, QueueError> {
+        let layout = Layout::from_size_align(size, align)
+            .map_err(|_| QueueError::Memory(DmaError::OutOfMemory { size, align }))?;
+        DmaRegion::alloc(self.platform, layout).map_err(QueueError::Memory)
+    }
+
+    fn cells(&self, size: u16, config: &QueueConfig) -> Result<Option<CellMemory<P>>, QueueError> {
+        let (header, reply) = (config.header, config.reply);
+        if header == 0 && reply == 0 {
+            return Ok(None);
+        }
+        let layout = CellMemory::<P>::layout(size, header, reply).ok_or(TOO_LARGE)?;
+        let region = self.region(layout.size(), layout.align())?;
+        CellMemory::new(region, size, header, reply)
+            .ok_or(TOO_LARGE)
+            .map(Some)
+    }
+
+    fn tables(&self, size: u16, entries: u16) -> Result<Option<TableMemory<P>>, QueueError> {
+        // A table of one descriptor is not worth its memory.
+        if entries < 2 {
+            return Ok(None);
+        }
+        let layout = TableMemory::<P>::layout(size, entries).ok_or(TOO_LARGE)?;
+        let region = self.region(layout.size(), layout.align())?;
+        TableMemory::new(region, size, entries)
+            .ok_or(TOO_LARGE)
+            .map(Some)
+    }
+}
+
+/// More than the address space holds.
+const TOO_LARGE: QueueError = QueueError::Memory(DmaError::OutOfMemory {
+    size: usize::MAX,
+    align: 1,
+});

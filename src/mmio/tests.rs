@@ -1,0 +1,97 @@
+use core::ptr::NonNull;
+use std::vec::Vec;
+
+use super::{Native, RegisterAccess, Registers};
+
+/// Memory in the place of registers: `len` bytes from 8-byte aligned memory on.
+fn registers(memory: &mut [u64], len: usize) -> Registers {
+    assert!(len <= memory.len() * 8);
+    let base = NonNull::new(memory.as_mut_ptr().cast()).unwrap();
+    // SAFETY: memory of that length, which nobody uses while registers made here are used.
+    unsafe { Registers::new(base, len) }
+}
+
+fn bytes(memory: &[u64]) -> Vec<u8> {
+    memory.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+#[test]
+fn no_register_is_outside_of_its_range_or_misaligned() {
+    let mut memory = [0; 2];
+    let registers = registers(&mut memory, 10);
+    for offset in 0..20 {
+        assert_eq!(registers.register::<u8>(offset).is_some(), offset < 10);
+        let two = offset + 2 <= 10 && offset % 2 == 0;
+        assert_eq!(registers.register::<u16>(offset).is_some(), two);
+        let four = offset + 4 <= 10 && offset % 4 == 0;
+        assert_eq!(registers.register::<u32>(offset).is_some(), four);
+    }
+    for offset in [usize::MAX, usize::MAX - 1, usize::MAX - 3] {
+        assert!(registers.register::<u8>(offset).is_none());
+        assert!(registers.register::<u32>(offset).is_none());
+    }
+    assert!(registers.block::<[u32; 2]>().is_some());
+    assert!(registers.block::<[u32; 3]>().is_none());
+}
+
+#[test]
+fn a_base_that_is_misaligned_gives_no_wide_registers() {
+    let mut memory = [0u64; 2];
+    let base = NonNull::new(memory.as_mut_ptr().cast::<u8>()).unwrap();
+    // SAFETY: the first of 16 bytes.
+    let base = unsafe { base.add(1) };
+    // SAFETY: 15 bytes of memory that nobody else uses.
+    let registers = unsafe { Registers::new(base, 15) };
+    assert!(registers.register::<u8>(0).is_some());
+    assert!(registers.register::<u16>(0).is_none());
+    assert!(registers.register::<u16>(1).is_some());
+    assert!(registers.register::<u32>(2).is_none());
+    assert!(registers.block::<u32>().is_none());
+    assert!(registers.is_aligned_to(1) && !registers.is_aligned_to(2));
+}
+
+#[test]
+fn bug_class_74_registers_are_little_endian_and_stores_touch_no_neighbor() {
+    let mut memory = [!0u64; 2];
+    let registers = registers(&mut memory, 16);
+    Native.write32(registers.register(0).unwrap(), 0x0403_0201);
+    Native.write16(registers.register(6).unwrap(), 0x0807);
+    Native.write8(registers.register(9).unwrap(), 0x0a);
+    let (f, all) = (0xff, bytes(&memory));
+    assert_eq!(all, [1, 2, 3, 4, f, f, 7, 8, f, 0xa, f, f, f, f, f, f]);
+}
+
+#[test]
+fn loads_are_little_endian_of_their_width() {
+    let mut memory = [u64::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8])];
+    let registers = registers(&mut memory, 8);
+    assert_eq!(Native.read32(registers.register(4).unwrap()), 0x0807_0605);
+    assert_eq!(Native.read16(registers.register(2).unwrap()), 0x0403);
+    assert_eq!(Native.read8(registers.register(7).unwrap()), 8);
+}
+
+#[test]
+fn a_doorbell_is_one_16_bit_store_and_an_isr_one_8_bit_load() {
+    let mut memory = [!0u64, 0x0300];
+    let registers = registers(&mut memory, 16);
+    let doorbell = Native.doorbell(registers.register(2).unwrap(), 0x1234);
+    let isr = Native.isr(registers.register(9).unwrap());
+    doorbell.ring(0);
+    assert_eq!(
+        isr.ack().bits(),
+        if cfg!(target_endian = "little") { 3 } else { 0 }
+    );
+    let (f, all) = (0xff, bytes(&memory));
+    assert_eq!(all[..8], [f, f, 0x34, 0x12, f, f, f, f]);
+}
+
+#[test]
+fn handles_may_be_used_by_any_core() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Registers>();
+    shared::<super::Register<u32>>();
+    shared::<super::Block<u32>>();
+    shared::<crate::transport::Doorbell>();
+    shared::<crate::transport::Isr>();
+    shared::<crate::transport::pci::PciTransport>();
+}

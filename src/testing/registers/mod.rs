@@ -1,0 +1,275 @@
+//! The registers of a fake device, and the state machine behind them.
+//!
+//! Each method is one access of the driver. The order of initialisation is VIRTIO 1.4, 3.1.1; the
+//! ids of violations are those of the statements there (LC-002a to LC-002h are its eight steps).
+
+mod config;
+mod status;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::features::{Feature, Features, Requirement};
+use crate::testing::bus::Bus;
+use crate::testing::device::{Event, Generation, ResetAnswer};
+use crate::testing::split::{Leash, SplitDevice, SplitOptions};
+use crate::testing::violation::Violations;
+use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
+
+/// One queue.
+pub(in crate::testing) struct Queue {
+    pub(in crate::testing) max: u16,
+    pub(in crate::testing) start: u16,
+    pub(in crate::testing) vector: Option<u16>,
+    pub(in crate::testing) device: Option<SplitDevice>,
+    pub(in crate::testing) leash: Option<Leash>,
+    enabled: bool,
+}
+
+impl Queue {
+    pub(in crate::testing) fn new(max: u16) -> Self {
+        Self {
+            max,
+            start: 0,
+            vector: None,
+            device: None,
+            leash: None,
+            enabled: false,
+        }
+    }
+}
+
+pub(in crate::testing) struct Registers {
+    bus: Bus,
+    log: Violations,
+    pub(in crate::testing) id: DeviceId,
+    pub(in crate::testing) offered: Features,
+    pub(in crate::testing) accepted: Features,
+    pub(in crate::testing) requirements: Vec<Requirement>,
+    pub(in crate::testing) status: Status,
+    pub(in crate::testing) queues: Vec<Queue>,
+    pub(in crate::testing) config: Vec<u8>,
+    pub(in crate::testing) config_changes: VecDeque<Vec<u8>>,
+    pub(in crate::testing) generation_kind: Generation,
+    generation: u32,
+    pub(in crate::testing) vectors: Option<u16>,
+    pub(in crate::testing) config_vector: Option<u16>,
+    pub(in crate::testing) reset_answer: ResetAnswer,
+    pub(in crate::testing) refuses_features: bool,
+    pub(in crate::testing) refuses_vectors: bool,
+    /// A reset was asked for; so many reads of the status until it is confirmed.
+    resetting: Option<ResetAnswer>,
+    /// A reset was asked for and confirmed at least once.
+    was_reset: bool,
+    features_written: bool,
+    /// The status was read after `FEATURES_OK` was written.
+    features_ok_read: bool,
+    /// Counts resets, so that doorbells know which one they are from.
+    pub(in crate::testing) epoch: usize,
+    isr: u8,
+    pub(in crate::testing) isr_taken: bool,
+    pub(in crate::testing) interrupts: usize,
+    pub(in crate::testing) kicks: BTreeMap<u16, usize>,
+    pub(in crate::testing) stale_kicks: usize,
+    pub(in crate::testing) events: Vec<Event>,
+}
+
+impl Registers {
+    pub(in crate::testing) fn new(bus: Bus, id: DeviceId, log: Violations) -> Self {
+        Self {
+            bus,
+            log,
+            id,
+            offered: Feature::VERSION_1.into(),
+            accepted: Features::EMPTY,
+            requirements: Vec::new(),
+            status: Status::empty(),
+            queues: alloc::vec![Queue::new(256)],
+            config: Vec::new(),
+            config_changes: VecDeque::new(),
+            generation_kind: Generation::Steady,
+            generation: 0,
+            vectors: None,
+            config_vector: None,
+            reset_answer: ResetAnswer::After(0),
+            refuses_features: false,
+            refuses_vectors: false,
+            resetting: None,
+            was_reset: false,
+            features_written: false,
+            features_ok_read: false,
+            epoch: 0,
+            isr: 0,
+            isr_taken: false,
+            interrupts: 0,
+            kicks: BTreeMap::new(),
+            stale_kicks: 0,
+            events: Vec::new(),
+        }
+    }
+
+    fn violation(&self, id: &'static str, what: alloc::string::String) {
+        self.log.report(id, what);
+    }
+
+    pub(in crate::testing) fn max_queue_size(&self, queue: QueueIndex) -> u16 {
+        self.queues
+            .get(usize::from(queue.0))
+            .map_or(0, |queue| queue.max)
+    }
+
+    /// The driver programmes a queue.
+    pub(in crate::testing) fn enable_queue(
+        &mut self,
+        index: QueueIndex,
+        size: u16,
+        areas: &QueueAreas,
+        vector: Option<u16>,
+    ) -> Result<(), TransportError> {
+        if !self.features_ok() {
+            let what = format!("{index} is set up in status {:?}", self.status);
+            self.violation("LC-002f", what);
+        }
+        if self.status.contains(Status::DRIVER_OK) {
+            self.violation("LC-002g", format!("{index} is set up after DRIVER_OK"));
+        }
+        let max = self.max_queue_size(index);
+        if max == 0 {
+            return Err(TransportError::QueueUnavailable { queue: index });
+        }
+        if size == 0 || size > max || !size.is_power_of_two() {
+            self.violation("bug-8", format!("{index}: a size of {size}, at most {max}"));
+            let queue = index;
+            return Err(TransportError::QueueSize { queue, size, max });
+        }
+        self.check_vector(vector)?;
+        let options = SplitOptions {
+            event_idx: self.accepted.has(Feature::EVENT_IDX),
+            indirect: self.accepted.has(Feature::INDIRECT_DESC),
+            in_order: self.accepted.has(Feature::IN_ORDER),
+            start: self.queues[usize::from(index.0)].start,
+        };
+        let queue = &mut self.queues[usize::from(index.0)];
+        if queue.enabled {
+            self.log
+                .report("bug-66", format!("{index} is enabled twice"));
+            return Err(TransportError::QueueInUse { queue: index });
+        }
+        match SplitDevice::try_new(&self.bus, size, areas, options, &self.log) {
+            Ok(device) => queue.device = Some(device),
+            Err(violation) => self.log.report(violation.id, violation.what),
+        }
+        queue.enabled = true;
+        queue.vector = vector;
+        self.events.push(Event::Enabled(index, size));
+        Ok(())
+    }
+
+    pub(in crate::testing) fn set_config_vector(
+        &mut self,
+        vector: Option<u16>,
+    ) -> Result<(), TransportError> {
+        self.check_vector(vector)?;
+        self.config_vector = vector;
+        Ok(())
+    }
+
+    fn check_vector(&self, vector: Option<u16>) -> Result<(), TransportError> {
+        match (vector, self.vectors) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(TransportError::NoVectors),
+            (Some(vector), Some(count)) if self.refuses_vectors || vector >= count => {
+                let got = 0xffff;
+                Err(TransportError::VectorRefused { vector, got })
+            }
+            (Some(_), Some(_)) => Ok(()),
+        }
+    }
+
+    /// The driver rings a doorbell. Whether the device heeds it.
+    pub(in crate::testing) fn kick(&mut self, index: QueueIndex, epoch: usize, value: u32) -> bool {
+        if epoch != self.epoch {
+            self.stale_kicks += 1;
+            return false;
+        }
+        *self.kicks.entry(index.0).or_default() += 1;
+        if value & 0xffff != u32::from(index.0) {
+            self.violation("bug-28", format!("the doorbell of {index} took {value}"));
+        }
+        if !self.status.contains(Status::DRIVER_OK) {
+            let what = format!("{index} is notified in status {:?}", self.status);
+            self.violation("LC-007", what);
+            return false;
+        }
+        if self.status.contains(Status::SUSPEND) {
+            self.violation("LC-013", format!("{index} is notified while suspended"));
+        }
+        if let Some(device) = &mut self.queues[usize::from(index.0)].device {
+            device.kicked();
+        }
+        true
+    }
+
+    pub(in crate::testing) fn fail(&mut self) {
+        self.status |= Status::NEEDS_RESET;
+        self.raise(2);
+    }
+
+    /// Sets a bit of the interrupt status; before DRIVER_OK a device does not interrupt.
+    pub(in crate::testing) fn raise(&mut self, bit: u8) {
+        if self.status.contains(Status::DRIVER_OK) {
+            self.isr |= bit;
+            self.interrupts += 1;
+        }
+    }
+
+    pub(in crate::testing) fn acknowledge(&mut self) -> u8 {
+        core::mem::take(&mut self.isr)
+    }
+
+    /// The answer to resets was changed: it goes for one that is under way as well.
+    pub(in crate::testing) fn rearm_reset(&mut self) {
+        if self.resetting.is_some() {
+            self.resetting = Some(self.reset_answer);
+        }
+    }
+
+    /// Stops the queues that run in threads; true when all have.
+    fn queues_stopped(&self) -> bool {
+        let leashes = self.queues.iter().filter_map(|queue| queue.leash.as_ref());
+        leashes.filter(|leash| !leash.stop()).count() == 0
+    }
+
+    fn finish_reset(&mut self) {
+        self.resetting = None;
+        self.was_reset = true;
+        self.status = Status::empty();
+        self.accepted = Features::EMPTY;
+        self.features_written = false;
+        self.features_ok_read = false;
+        self.epoch += 1;
+        self.isr = 0;
+        self.config_vector = None;
+        for queue in &mut self.queues {
+            queue.device = None;
+            queue.leash = None;
+            queue.enabled = false;
+            queue.vector = None;
+        }
+        self.events.push(Event::Reset);
+    }
+}
+
+impl fmt::Debug for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeDevice")
+            .field("id", &self.id)
+            .field("status", &self.status)
+            .field("accepted", &self.accepted)
+            .field("kicks", &self.kicks)
+            .field("violations", &self.log)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,39 @@
+//! The common configuration structure (VIRTIO 1.4, 4.1.4.3).
+
+/// The 56 bytes that every device has. Never read or written as a whole: it gives each register
+/// its offset and its width, by field projection. A 64-bit field is two of 32 bits.
+#[derive(zerocopy::FromBytes)]
+#[repr(C)]
+#[doc(alias = "virtio_pci_common_cfg")]
+pub(super) struct CommonConfig {
+    pub(super) device_feature_select: u32,
+    pub(super) device_feature: u32,
+    pub(super) driver_feature_select: u32,
+    pub(super) driver_feature: u32,
+    pub(super) config_msix_vector: u16,
+    pub(super) num_queues: u16,
+    pub(super) device_status: u8,
+    pub(super) config_generation: u8,
+    pub(super) queue_select: u16,
+    pub(super) queue_size: u16,
+    pub(super) queue_msix_vector: u16,
+    pub(super) queue_enable: u16,
+    pub(super) queue_notify_off: u16,
+    pub(super) queue_desc_low: u32,
+    pub(super) queue_desc_high: u32,
+    pub(super) queue_driver_low: u32,
+    pub(super) queue_driver_high: u32,
+    pub(super) queue_device_low: u32,
+    pub(super) queue_device_high: u32,
+}
+
+const _: () = assert!(size_of::<CommonConfig>() == 56);
+
+/// Beyond the 56 bytes that every device has: there with `VIRTIO_F_NOTIF_CONFIG_DATA`.
+pub(super) const QUEUE_NOTIF_CONFIG_DATA: usize = 56;
+/// Offset of `queue_reset` in the common configuration: only with `VIRTIO_F_RING_RESET`.
+pub(super) const QUEUE_RESET: usize = 58;
+
+/// No vector (4.1.5.1.2).
+#[doc(alias = "VIRTIO_MSI_NO_VECTOR")]
+pub(super) const NO_VECTOR: u16 = 0xffff;

@@ -1,0 +1,522 @@
+//! From a buffer to descriptors.
+//!
+//! The buffer moves into its slot first; pointers are derived from where it stays. Then one pass
+//! maps a piece and writes its descriptor, over and over; descriptors that are not committed are
+//! nobody's. Counts and the available ring change once the last mapping has succeeded, so that a
+//! failure leaves the queue as it was: what was mapped is unmapped in reverse, and the buffer moves
+//! out again.
+//!
+//! A chain of several pieces goes into the slot's indirect table when there is one and it pays:
+//! from [`INDIRECT_FROM`] pieces on, or when the ring is short of descriptors.
+
+use super::{Core, Reject, Rejected, Ticket};
+use crate::buffer::{DmaBuf, Segment};
+use crate::dma;
+use crate::platform::{Direction, DmaError, Mapping, Platform};
+use crate::ring::Counts;
+use crate::ring::core::{ChainInfo, with_format};
+use crate::ring::format::{Format, Piece};
+use crate::ring::layout::DescriptorFlags;
+use crate::ring::storage::{Parked, Slot};
+use crate::shared::TableMemory;
+
+/// Pieces from which on a table is worth its extra line of cache.
+const INDIRECT_FROM: usize = 3;
+
+const WRITE: u16 = DescriptorFlags::WRITE.bits();
+const NEXT: u16 = DescriptorFlags::NEXT.bits();
+
+/// Submits a buffer of one segment on a platform that maps nothing: the slot is looked up once, and
+/// one descriptor is written.
+#[inline(always)] // or the slot and the counts go through memory
+pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
+    format: &F,
+    slot: &mut Slot<B>,
+    counts: &mut Counts,
+    platform: &P,
+    buf: B,
+) -> Result<Ticket, Rejected<B>> {
+    let head = counts.head();
+    let parked = Parked(slot);
+    let slot = &mut *parked.0;
+    let segment = slot.park(buf).segment(0);
+    let len = segment.len();
+    let why = if len.wrapping_sub(1) < u32::MAX as usize {
+        match dma::map(platform, segment) {
+            Ok(mapping) if mapping.len as usize == len => {
+                let writable = segment.direction() == Direction::Writable;
+                let flags = if writable { WRITE } else { 0 };
+                let (addr, len) = (mapping.addr.0, mapping.len);
+                format.describe(counts, head, head, 0, Piece { addr, len, flags }, 0);
+                let next = counts.next();
+                slot.number = next;
+                slot.writable = if writable { len } else { 0 };
+                slot.tail = head;
+                slot.chain = 1;
+                let behind = slot.next;
+                core::mem::forget(parked);
+                counts.enter(format, next, head, 1, behind);
+                return Ok(Ticket::new(head, next));
+            }
+            Ok(mapping) => split_mapping(len, mapping),
+            Err(error) => Reject::Map(error),
+        }
+    } else {
+        bad_length(0, len)
+    };
+    match slot.payload.take() {
+        Some(buf) => Err(Rejected { buf, why }),
+        // The buffer was parked above.
+        None => Ok(Ticket::new(head, 0)),
+    }
+}
+
+/// Why a chain was not laid out, and what has to be undone.
+struct Abandoned {
+    why: Reject,
+    chain: ChainInfo,
+    /// The table was too short: descriptors in the ring may do.
+    table_full: bool,
+}
+
+impl<P: Platform, B: DmaBuf> Core<P, B> {
+    /// Submits any buffer, with a header in front unless it is empty, and with the reply cell
+    /// behind when `cells` says so.
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        header: &[u8],
+        cells: bool,
+        buf: B,
+    ) -> Result<Ticket, Rejected<B>> {
+        let segments = buf.count();
+        let reply = cells
+            && self
+                .cells
+                .as_ref()
+                .is_some_and(|c| c.view().reply_size() != 0);
+        let extra = usize::from(!header.is_empty()).wrapping_add(usize::from(reply));
+        let needed = segments.saturating_add(extra);
+        let free = usize::from(self.ring.free());
+        let table = self.tables.as_ref().is_some_and(|tables| {
+            needed > 1
+                && needed <= usize::from(tables.entries())
+                && (needed >= INDIRECT_FROM || needed > free)
+        });
+        if (if table { 1 } else { needed }) > free {
+            return Err(self.no_room(buf, needed));
+        }
+        let head = self.ring.counts.head();
+        let Some(slot) = self.ring.slots.get_mut(usize::from(head)) else {
+            return Err(self.no_room(buf, needed));
+        };
+        slot.park(buf);
+        let laying = Laying(self, head);
+        let mut laid = laying.0.lay(header, segments, reply, head, table);
+        if let Err(Abandoned {
+            table_full: true,
+            ref chain,
+            ..
+        }) = laid
+        {
+            laying.0.unwind(head, chain);
+            laid = laying.0.lay(header, segments, reply, head, false);
+        }
+        core::mem::forget(laying);
+        match laid {
+            Ok(chain) => Ok(Ticket::new(head, self.ring.commit(&chain))),
+            Err(Abandoned { why, chain, .. }) => {
+                self.unwind(head, &chain);
+                let len = if chain.table { 1 } else { chain.pieces };
+                match self.ring.take_back(head, len) {
+                    Some(buf) => Err(Rejected { buf, why }),
+                    // The slot was filled above. Should it be empty, the ring is broken now, and
+                    // the next look for completions says so.
+                    None => Ok(Ticket::new(head, 0)),
+                }
+            }
+        }
+    }
+
+    /// Maps the buffer in slot `head`, and writes the descriptors of the whole chain.
+    #[inline]
+    fn lay(
+        &mut self,
+        header: &[u8],
+        segments: usize,
+        reply: bool,
+        head: u16,
+        table: bool,
+    ) -> Result<ChainInfo, Abandoned> {
+        let mut chain = ChainInfo {
+            tail: head,
+            behind: head,
+            len: 0,
+            pieces: 0,
+            table,
+            writable: 0,
+            reply,
+        };
+        match self.lay_pieces(header, segments, head, &mut chain) {
+            Ok(()) => Ok(chain),
+            Err((why, table_full)) => Err(Abandoned {
+                why,
+                chain,
+                table_full,
+            }),
+        }
+    }
+
+    #[inline]
+    fn lay_pieces(
+        &mut self,
+        header: &[u8],
+        segments: usize,
+        head: u16,
+        chain: &mut ChainInfo,
+    ) -> Result<(), (Reject, bool)> {
+        let reply = chain.reply;
+        let mut total = header.len() as u64;
+        if !header.is_empty() {
+            let cells = self.cells.as_ref().map(|cells| cells.view());
+            let max = cells.map_or(0, |cells| cells.header_size());
+            let Some(cells) = cells.filter(|_| header.len() <= usize::from(max)) else {
+                return Err((
+                    Reject::Header {
+                        size: header.len(),
+                        max,
+                    },
+                    false,
+                ));
+            };
+            let addr = cells.set_header(head, header);
+            let last = segments == 0 && !reply;
+            self.put(
+                chain,
+                head,
+                Piece {
+                    addr,
+                    len: header.len() as u32,
+                    flags: 0,
+                },
+                last,
+            )?;
+        }
+        for index in 0..segments {
+            let Some(segment) = self.ring.segment(head, index) else {
+                return Err((Reject::Empty { index }, false));
+            };
+            let len = segment.len();
+            if len.wrapping_sub(1) >= u32::MAX as usize {
+                return Err((bad_length(index, len), false));
+            }
+            let writable = segment.direction() == Direction::Writable;
+            if !writable && chain.writable != 0 {
+                return Err((Reject::Order { index }, false));
+            }
+            total = total.wrapping_add(len as u64);
+            let last = index.wrapping_add(1) == segments && !reply;
+            self.put_segment(chain, head, segment, last)?;
+            if writable {
+                chain.writable = chain.writable.saturating_add(len as u32);
+            }
+        }
+        if let Some(cells) = self.cells.as_ref().filter(|_| reply) {
+            let addr = cells.view().reset_reply(head);
+            let len = u32::from(cells.view().reply_size());
+            total = total.wrapping_add(len.into());
+            chain.writable = chain.writable.saturating_add(len);
+            self.put(
+                chain,
+                head,
+                Piece {
+                    addr,
+                    len,
+                    flags: WRITE,
+                },
+                true,
+            )?;
+        }
+        if chain.pieces == 0 {
+            let empty = Reject::Empty { index: 0 };
+            return Err((self.ring.fault().map_or(empty, Reject::Broken), false));
+        }
+        // VIRTIO 1.4, 2.7.5.2: no chain of more than 2^32 bytes.
+        if total > 1 << 32 {
+            return Err((Reject::TooLong { bytes: total }, false));
+        }
+        self.close_table(chain, head);
+        Ok(())
+    }
+
+    /// Maps a segment, in as many pieces as the platform makes of it, and writes their
+    /// descriptors.
+    #[inline]
+    fn put_segment(
+        &mut self,
+        chain: &mut ChainInfo,
+        head: u16,
+        mut segment: Segment,
+        last: bool,
+    ) -> Result<(), (Reject, bool)> {
+        let direction = segment.direction();
+        let flags = if direction == Direction::Writable {
+            WRITE
+        } else {
+            0
+        };
+        loop {
+            if !P::DIRECT {
+                self.check_room(chain)?;
+            }
+            let mapping =
+                dma::map(&self.platform, segment).map_err(|error| (Reject::Map(error), false))?;
+            if P::DIRECT && mapping.len as usize != segment.len() {
+                return Err((split_mapping(segment.len(), mapping), false));
+            }
+            if !P::DIRECT {
+                let place = self.mapping_place(chain, head);
+                if let Some(slot) = self.mappings.get_mut(place) {
+                    slot.0 = Some((mapping, direction));
+                }
+            }
+            segment = segment.advance(mapping.len as usize);
+            let last = last && segment.is_empty();
+            self.put(
+                chain,
+                head,
+                Piece {
+                    addr: mapping.addr.0,
+                    len: mapping.len,
+                    flags,
+                },
+                last,
+            )?;
+            if P::DIRECT || segment.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether another piece fits.
+    #[inline]
+    fn check_room(&self, chain: &ChainInfo) -> Result<(), (Reject, bool)> {
+        let (pieces, table) = (chain.pieces, chain.table);
+        let room = match &self.tables {
+            Some(tables) if table => tables.entries(),
+            _ => self.ring.free(),
+        };
+        if pieces < room {
+            return Ok(());
+        }
+        Err((self.full(usize::from(pieces).wrapping_add(1)), table))
+    }
+
+    /// Where the mapping of the next piece of a chain is kept.
+    #[inline]
+    fn mapping_place(&self, chain: &ChainInfo, head: u16) -> usize {
+        let per_slot = self.mappings_per_slot();
+        if chain.table {
+            usize::from(head) * per_slot + usize::from(chain.pieces)
+        } else {
+            usize::from(chain.behind) * per_slot
+        }
+    }
+
+    fn mappings_per_slot(&self) -> usize {
+        usize::from(self.tables.as_ref().map_or(1, TableMemory::entries))
+    }
+
+    /// Writes the descriptor of a piece, in the ring or in the slot's table.
+    #[inline]
+    fn put(
+        &mut self,
+        chain: &mut ChainInfo,
+        head: u16,
+        mut piece: Piece,
+        last: bool,
+    ) -> Result<(), (Reject, bool)> {
+        if !P::DIRECT {
+            self.check_room(chain)?;
+        }
+        if !last {
+            piece.flags |= NEXT;
+        }
+        if chain.table {
+            self.put_in_table(chain.pieces, head, piece);
+            chain.pieces = chain.pieces.wrapping_add(1);
+            return Ok(());
+        }
+        let next = self.ring.next(chain.behind);
+        let link = if last { 0 } else { next };
+        let counts = &mut self.ring.counts;
+        with_format!(&self.ring.format, format => {
+            format.describe(counts, head, chain.behind, chain.len, piece, link);
+        });
+        chain.push(next);
+        chain.pieces = chain.len;
+        Ok(())
+    }
+
+    /// Entries of a split ring's table are linked (VIRTIO 1.4, 2.7.5.3); those of a packed ring's
+    /// follow each other, and of their flags only `WRITE` counts (2.8.8).
+    #[inline]
+    fn put_in_table(&self, entry: u16, head: u16, piece: Piece) {
+        let Some(tables) = &self.tables else { return };
+        let (flags, next) = if self.ring.is_packed() {
+            (0, piece.flags & WRITE)
+        } else {
+            let next = if piece.flags & NEXT != 0 {
+                entry.wrapping_add(1)
+            } else {
+                0
+            };
+            (piece.flags, next)
+        };
+        // Split: length, flags, next. Packed: length, id, flags.
+        let second = u64::from(piece.len) | u64::from(flags) << 32 | u64::from(next) << 48;
+        tables.set(head, entry, piece.addr, second);
+    }
+
+    /// Writes the one descriptor in the ring that stands for a table.
+    #[inline]
+    fn close_table(&mut self, chain: &mut ChainInfo, head: u16) {
+        let Some(tables) = self.tables.as_ref().filter(|_| chain.table) else {
+            return;
+        };
+        let len = u32::from(chain.pieces) * 16;
+        let flags = DescriptorFlags::INDIRECT.bits();
+        let piece = Piece {
+            addr: tables.addr(head),
+            len,
+            flags,
+        };
+        let next = self.ring.next(head);
+        let counts = &mut self.ring.counts;
+        with_format!(&self.ring.format, format => {
+            format.describe(counts, head, head, 0, piece, 0);
+        });
+        chain.push(next);
+    }
+
+    /// Why a chain of `needed` descriptors does not fit.
+    #[cold]
+    fn full(&self, needed: usize) -> Reject {
+        match self.ring.fault() {
+            Some(fault) => Reject::Broken(fault),
+            None if needed > usize::from(self.ring.size()) => Reject::TooManySegments {
+                needed,
+                size: self.ring.size(),
+            },
+            None => Reject::Full {
+                needed,
+                free: self.ring.free(),
+            },
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn no_room(&self, buf: B, needed: usize) -> Rejected<B> {
+        Rejected {
+            buf,
+            why: self.full(needed),
+        }
+    }
+
+    /// Unmaps, in reverse, the pieces of a chain that is not to be.
+    #[cold]
+    #[inline(never)]
+    fn unwind(&mut self, head: u16, chain: &ChainInfo) {
+        if !P::DIRECT {
+            // The piece that failed may have been mapped and not been written.
+            for piece in (0..=chain.pieces).rev() {
+                let place = self.piece_place(head, chain.table, piece);
+                self.unmap(place, 0);
+            }
+        }
+    }
+
+    /// Where the mapping of piece `piece` of the chain in slot `head` is kept.
+    fn piece_place(&self, head: u16, table: bool, piece: u16) -> usize {
+        let per_slot = self.mappings_per_slot();
+        if table {
+            usize::from(head) * per_slot + usize::from(piece)
+        } else {
+            let node = (0..piece).fold(head, |node, _| self.ring.next(node));
+            usize::from(node) * per_slot
+        }
+    }
+
+    /// Ends the mapping at a place, if there is one; returns the bytes that it may have taken.
+    fn unmap(&mut self, place: usize, written: u32) -> u32 {
+        match self.mappings.get_mut(place).and_then(|slot| slot.0.take()) {
+            Some((mapping, direction)) => {
+                let used = match direction {
+                    Direction::Writable => written.min(mapping.len),
+                    Direction::Readable => 0,
+                };
+                dma::unmap(&self.platform, mapping, direction, used);
+                used
+            }
+            None => 0,
+        }
+    }
+
+    /// Unmaps the chain in slot `head`, which the device has returned with `written` bytes.
+    pub(super) fn unmap_chain(&mut self, head: u16, mut written: u32) {
+        let (pieces, table) = self.ring.pieces(head);
+        let per_slot = self.mappings_per_slot();
+        let mut node = head;
+        for piece in 0..pieces {
+            let place = if table {
+                usize::from(head) * per_slot + usize::from(piece)
+            } else {
+                usize::from(node) * per_slot
+            };
+            written = written.wrapping_sub(self.unmap(place, written));
+            node = self.ring.next(node);
+        }
+    }
+}
+
+/// A chain that is being laid. Should the platform panic, its mappings end, and its buffer is
+/// dropped; otherwise this is forgotten.
+struct Laying<'a, P: Platform, B: DmaBuf>(&'a mut Core<P, B>, u16);
+
+impl<P: Platform, B: DmaBuf> Drop for Laying<'_, P, B> {
+    #[cold]
+    fn drop(&mut self) {
+        let Self(core, head) = self;
+        let per_slot = core.mappings_per_slot();
+        let free = core.ring.free();
+        let mut node = *head;
+        for _ in 0..free {
+            // Of the free slots, only those of this chain have mappings.
+            for piece in 0..per_slot {
+                core.unmap(usize::from(node) * per_slot + piece, 0);
+            }
+            node = core.ring.next(node);
+        }
+        // What was written of it must not look available.
+        drop(core.ring.take_back(*head, free));
+    }
+}
+
+/// A platform that is direct, and yet maps a segment in pieces.
+#[cold]
+fn split_mapping(len: usize, mapping: Mapping) -> Reject {
+    Reject::Map(DmaError::BadMapping {
+        asked: len as u32,
+        got: mapping.len,
+    })
+}
+
+#[cold]
+fn bad_length(index: usize, len: usize) -> Reject {
+    if len == 0 {
+        Reject::Empty { index }
+    } else {
+        Reject::TooLong { bytes: len as u64 }
+    }
+}

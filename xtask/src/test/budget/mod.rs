@@ -1,0 +1,119 @@
+//! The `budget` section: instructions of a round on the data path.
+//!
+//! Instructions, not seconds: the same program gives the same count on a busy machine. They depend
+//! on the compiler, so that `tests/budget/budget.toml` keeps figures by compiler version; with
+//! another compiler the figures are printed, and nothing is judged.
+
+mod callgrind;
+mod figures;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use self::figures::{Budget, Compiler};
+use super::needs::Need;
+use super::run::{Cmd, Run};
+use super::section::{Check, Outcome};
+use crate::qemu::limits::Deadline;
+use crate::qemu::process;
+use crate::qemu::stop::Stop;
+
+/// The package that holds the rounds, and its binary.
+const PACKAGE: &str = "budget";
+/// The function of it that plays the device, whose instructions are not the driver's.
+const DEVICE: &str = "Device::run";
+
+pub(crate) fn checks() -> Vec<Check> {
+    vec![
+        Check::new("instructions per round", work).needs(Need::Program {
+            program: "valgrind",
+            package: "valgrind",
+        }),
+    ]
+}
+
+fn work(run: &mut Run<'_>) -> Result<Outcome, Stop> {
+    let dir = run.context.workspace.join("tests/budget");
+    let path = dir.join("budget.toml");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let budget = Budget::parse(&text)?;
+    let target = run.context.target.clone();
+    let build = Cmd::cargo(["build", "--release", "--package", PACKAGE, "--target-dir"]);
+    let printed = run.command(&build.args([&target]))?;
+    if !printed.ok() {
+        return Ok(Outcome::failed("the rounds do not build"));
+    }
+    let program = target.join("release").join(PACKAGE);
+    let mut measured = Vec::new();
+    for mode in &budget.modes {
+        for function in &budget.functions {
+            match measure(run, &program, mode, function)? {
+                Ok(figure) => measured.push((mode.clone(), function.clone(), figure)),
+                Err(why) => return Ok(Outcome::failed(format!("{function}, {mode}: {why}"))),
+            }
+        }
+    }
+    let outcome = budget.judge(&compiler()?, &measured);
+    for note in &outcome.notes {
+        run.say(note)?;
+    }
+    Ok(outcome)
+}
+
+/// Instructions of a round of one function, or why they cannot be told.
+fn measure(
+    run: &mut Run<'_>,
+    program: &PathBuf,
+    mode: &str,
+    function: &str,
+) -> Result<Result<f64, String>, Stop> {
+    let profile = tempfile::Builder::new()
+        .prefix("callgrind-")
+        .tempfile_in(&run.context.out)
+        .context("cannot make a file for callgrind")?;
+    let cmd = Cmd::new(
+        "valgrind",
+        [
+            "--tool=callgrind".into(),
+            "--compress-strings=no".into(),
+            "--compress-pos=no".into(),
+            format!("--callgrind-out-file={}", profile.path().display()),
+            format!("--toggle-collect=*::{function}"),
+        ],
+    )
+    .args([program])
+    .args([mode]);
+    let printed = run.command(&cmd)?;
+    if !printed.ok() {
+        return Ok(Err(printed.ending()));
+    }
+    let Some(rounds) = callgrind::rounds(&printed.text) else {
+        return Ok(Err(
+            "the program does not say how many rounds it made".into()
+        ));
+    };
+    let text = std::fs::read_to_string(profile.path()).context("cannot read the profile")?;
+    let Some(cost) = callgrind::cost(&text, DEVICE) else {
+        return Ok(Err("callgrind's profile cannot be read".into()));
+    };
+    if cost.total == 0 || cost.apart == 0 {
+        return Ok(Err(format!(
+            "{} instructions counted, {} of them the device's: a function has another name or \
+             was inlined",
+            cost.total, cost.apart
+        )));
+    }
+    Ok(Ok((cost.total - cost.apart) as f64 / rounds as f64))
+}
+
+/// The compiler at hand.
+fn compiler() -> Result<Compiler, Stop> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.arg("-vV");
+    let output = process::run_ok(&mut command, Deadline::seconds(60))?;
+    Ok(Compiler::parse(&output.stdout).context("rustc does not tell its version")?)
+}

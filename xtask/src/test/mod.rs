@@ -1,0 +1,298 @@
+//! `cargo xtask test`: what must hold before a change is taken, for a person and for CI.
+//!
+//! A run is a list of [`sections`]. For each, the machine is looked at first, and what is
+//! missing is provided where that is agreed to; then its checks run one after the other, into one
+//! log and within one time limit. Everything that failed is counted, nothing stops at the first
+//! failure. [`report`] turns what happened into a verdict, a table and `report.json`.
+
+mod budget;
+mod cli;
+mod context;
+mod needs;
+mod probe;
+mod progress;
+mod qemu;
+mod report;
+mod run;
+mod section;
+mod sections;
+mod suites;
+mod tally;
+
+use std::path::Path;
+use std::time::Instant;
+
+pub(crate) use cli::TestArgs;
+
+use self::cli::Format;
+use self::context::Context;
+use self::needs::Machine;
+use self::progress::Progress;
+use self::report::{CheckReport, Report, SectionReport, Status};
+use self::run::Run;
+use self::section::{Check, Counts, Outcome, Section, Skip};
+use crate::qemu::provision::Provision;
+use crate::qemu::stop::{EXIT_FAILED, EXIT_OK, Stop};
+use crate::qemu::ui::Ui;
+use crate::qemu::{default_out, limits, process, session, target_dir};
+
+/// Lines of a failed check's output that are shown.
+const TAIL: usize = 40;
+
+/// Runs the command; the exit code.
+pub(crate) fn main(args: &TestArgs, command: Vec<String>) -> u8 {
+    limits::catch_signals();
+    let out = target_dir().join("test");
+    if args.list {
+        return list(args);
+    }
+    // Two runs in one place would mix their logs; the first one keeps the place.
+    let _lock = match session::lock(&out) {
+        Ok(lock) => lock,
+        Err(stop) => {
+            eprintln!("{stop}");
+            return stop.exit_code();
+        }
+    };
+    let path = out.join("report.json");
+    let mut report = Report::unfinished(command);
+    if let Err(error) = report.write(&path) {
+        eprintln!("{error:#}");
+        return EXIT_FAILED;
+    }
+    match run(args, &mut report) {
+        Ok(()) => report.finish(),
+        Err(stop) => report.stopped(stop.exit_code(), stop.to_string()),
+    }
+    if let Err(error) = report.write(&path) {
+        eprintln!("{error:#}");
+        report.stopped(EXIT_FAILED, format!("{error:#}"));
+    }
+    show(&report, &path, args.format);
+    report.exit_code
+}
+
+/// Writes the report of a command line that cannot be understood, where a run's would have been.
+pub(crate) fn usage_error(command: Vec<String>, message: &str) {
+    let out = target_dir().join("test");
+    // A run that holds the place keeps its report.
+    let Ok(_lock) = session::lock(&out) else {
+        return;
+    };
+    let mut report = Report::unfinished(command);
+    let stop = Stop::Usage(message.trim().into());
+    report.stopped(stop.exit_code(), stop.to_string());
+    if let Err(error) = report.write(&out.join("report.json")) {
+        eprintln!("{error:#}");
+    }
+}
+
+fn show(report: &Report, path: &Path, format: Format) {
+    match format {
+        Format::Human => {
+            print!("{}", report.human());
+            println!("report: {}", path.display());
+            println!("{}", report.totals());
+        }
+        Format::Json => {
+            println!("{}", report.json().unwrap_or_default());
+            eprintln!("{}", report.totals());
+        }
+    }
+}
+
+/// The sections and checks that the command line asks for.
+fn selected(args: &TestArgs, context: &Context) -> Vec<Section> {
+    let wanted = |mut section: Section| {
+        section.checks.retain(|check| check.quick || !args.quick);
+        (args.selects(section.name) && !section.checks.is_empty()).then_some(section)
+    };
+    sections::all(context)
+        .into_iter()
+        .filter_map(wanted)
+        .collect()
+}
+
+fn list(args: &TestArgs) -> u8 {
+    let context = match Context::read() {
+        Ok(context) => context,
+        Err(stop) => {
+            eprintln!("{stop}");
+            return stop.exit_code();
+        }
+    };
+    let sections = selected(args, &context);
+    if args.format == Format::Json {
+        let names = |section: &Section| -> Vec<String> {
+            section
+                .checks
+                .iter()
+                .map(|check| check.name.clone())
+                .collect()
+        };
+        let rows: Vec<serde_json::Value> = sections
+            .iter()
+            .map(|section| {
+                serde_json::json!({
+                    "name": section.name,
+                    "about": section.about,
+                    "limit_s": section.limit,
+                    "checks": names(section),
+                })
+            })
+            .collect();
+        println!("{:#}", serde_json::Value::Array(rows));
+        return EXIT_OK;
+    }
+    for section in sections {
+        let minutes = section.limit / 60;
+        println!(
+            "{:<9} {} (at most {minutes} min)",
+            section.name, section.about
+        );
+        for check in section.checks {
+            let mark = match (check.quick, check.optional) {
+                (true, _) => " [quick]",
+                (_, true) => " [where it can be had]",
+                _ => "",
+            };
+            println!("  {}{mark}", check.name);
+        }
+    }
+    EXIT_OK
+}
+
+fn run(args: &TestArgs, report: &mut Report) -> Result<(), Stop> {
+    let context = Context::read()?;
+    let sections = selected(args, &context);
+    let ui = Ui::new(false);
+    let mut machine = Machine::new(Provision {
+        cache: default_out().join("cache"),
+        yes: args.yes,
+        ui: &ui,
+    });
+    // Whoever has to answer a question answers before the long part.
+    let mut plan = Vec::new();
+    for section in sections {
+        let mut missing = Vec::new();
+        for check in &section.checks {
+            missing.push(machine.meet(&check.needs)?);
+        }
+        plan.push((section, missing));
+    }
+    ui.end();
+    let mut progress = Progress::new(plan.len());
+    for (section, missing) in plan {
+        let done = run_section(&section, missing, args, &context, &mut progress);
+        report.push(done?);
+        if limits::interrupted() {
+            break;
+        }
+    }
+    progress.end();
+    Ok(())
+}
+
+fn run_section(
+    section: &Section,
+    missing: Vec<Option<Skip>>,
+    args: &TestArgs,
+    context: &Context,
+    progress: &mut Progress,
+) -> Result<SectionReport, Stop> {
+    progress.section(section.name);
+    let log = context.out.join(format!("{}.log", section.name));
+    let mut run = Run::new(context, &log, section.limit)?;
+    let mut checks = Vec::new();
+    for (check, missing) in section.checks.iter().zip(missing) {
+        progress.check(&check.name);
+        let start = Instant::now();
+        let out_of_time = checks
+            .iter()
+            .any(|done: &CheckReport| done.status == Status::TimeLimit);
+        let (status, outcome) = match missing {
+            _ if out_of_time => (Status::TimeLimit, Outcome::failed("not reached")),
+            Some(skip) => {
+                let required = args.requires(section.name) && !check.optional;
+                absent(skip, required)
+            }
+            None => judged(check, &mut run, section.limit),
+        };
+        let done = CheckReport {
+            name: check.name.clone(),
+            status,
+            counts: outcome.counts,
+            duration_s: start.elapsed().as_secs_f64(),
+            commands: std::mem::take(&mut run.commands),
+            failures: outcome.failures,
+            notes: outcome.notes,
+            skip: outcome.skip,
+        };
+        progress.line(&line(section.name, &done));
+        if matches!(status, Status::Failed | Status::TimeLimit) && !out_of_time {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            progress.line(&process::tail(&text, TAIL));
+        }
+        checks.push(done);
+        if status == Status::Interrupted {
+            break;
+        }
+    }
+    Ok(SectionReport::of(section.name, log, checks))
+}
+
+/// What becomes of a check that cannot run here.
+fn absent(skip: Skip, required: bool) -> (Status, Outcome) {
+    let (status, counts) = if required {
+        (Status::Missing, Counts::FAILED)
+    } else {
+        (Status::Skipped, Counts::SKIPPED)
+    };
+    let outcome = Outcome {
+        counts,
+        skip: Some(skip),
+        ..Outcome::default()
+    };
+    (status, outcome)
+}
+
+/// Does the work.
+fn judged(check: &Check, run: &mut Run<'_>, limit: u64) -> (Status, Outcome) {
+    match (check.work)(run) {
+        Ok(outcome) if outcome.counts.failed > 0 => (Status::Failed, outcome),
+        Ok(outcome) if outcome.counts.passed == 0 => (Status::Skipped, outcome),
+        Ok(outcome) => (Status::Passed, outcome),
+        Err(Stop::TimeLimit { waiting_for, .. }) => {
+            let why = format!("the section's {limit} s ran out during {waiting_for}");
+            (Status::TimeLimit, Outcome::failed(why))
+        }
+        Err(Stop::Interrupted) => (Status::Interrupted, Outcome::failed("interrupted")),
+        Err(stop) => (Status::Failed, Outcome::failed(stop.to_string())),
+    }
+}
+
+/// A check as one line.
+fn line(section: &str, done: &CheckReport) -> String {
+    let Counts {
+        passed,
+        failed,
+        skipped,
+    } = done.counts;
+    let verdict = match done.status {
+        Status::Passed => "ok",
+        Status::Skipped => "skipped",
+        Status::Missing => "MISSING",
+        Status::TimeLimit => "TIME LIMIT",
+        Status::Failed => "FAILED",
+        Status::Interrupted => "interrupted",
+    };
+    let counts = if passed + failed + skipped > 1 {
+        format!("{passed} passed, {failed} failed, {skipped} skipped, ")
+    } else {
+        String::new()
+    };
+    format!(
+        "  {section}: {} ... {verdict} ({counts}{:.1} s)",
+        done.name, done.duration_s
+    )
+}

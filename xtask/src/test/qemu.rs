@@ -1,0 +1,237 @@
+//! The `qemu` section: the guest on its host paths, by the command that people use.
+//!
+//! Each run is `cargo xtask qemu` in a process and a directory of its own, and its `report.json`
+//! is judged here as a script would: what the report must say is listed below, once more and
+//! independently of the harness that wrote it. One run asks for what the machine does not have, and
+//! must be refused at once.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::run::{Cmd, Run};
+use super::section::{Check, Outcome};
+use crate::qemu::stop::{EXIT_MISSING, Stop};
+
+/// The least that passes for a transfer.
+const PINGS: u64 = 100;
+const TCP_BYTES: u64 = 8 << 20;
+const DATAGRAMS: u64 = 70_000;
+/// How long a refusal may take: nothing is compiled for it.
+const REFUSAL_SECONDS: f64 = 10.0;
+/// What the native mode needs.
+const VHOST_NET: &str = "/dev/vhost-net";
+
+pub(crate) fn checks() -> Vec<Check> {
+    let guest = |name: &'static str, words: &'static [&'static str], vhost: bool| {
+        Check::new(format!("xtask qemu {name}").trim_end(), move |run| {
+            let (report, ending) = xtask_qemu(run, name, words)?;
+            let mut outcome = judge(&report, vhost);
+            let code = &report["exit_code"];
+            outcome.judge(code == 0, || format!("the run ended with {ending}"));
+            Ok(outcome)
+        })
+    };
+    vec![
+        Check::new("a refusal is quick", refusal),
+        guest("--vhost off", &["--vhost", "off"], false),
+        guest(
+            "--machine pc",
+            &["--machine", "pc", "--vhost", "off"],
+            false,
+        ),
+        guest("", &[], true),
+    ]
+}
+
+/// Runs the guest; its report, and how the process ended.
+fn xtask_qemu(run: &mut Run<'_>, name: &str, words: &[&str]) -> Result<(Value, String), Stop> {
+    let dir = name.replace("--", "").replace(' ', "-");
+    let out = run
+        .context
+        .out
+        .join("qemu")
+        .join(if dir.is_empty() { "default" } else { &dir });
+    let myself = std::env::current_exe().context("cannot find this program")?;
+    let cmd = Cmd::new(myself, ["qemu", "--yes", "--out"])
+        .args([&out])
+        .args(words);
+    let printed = run.command(&cmd)?;
+    Ok((read_report(&out.join("report.json"))?, printed.ending()))
+}
+
+fn read_report(path: &PathBuf) -> anyhow::Result<Value> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
+}
+
+/// What a report of a good run says.
+fn judge(report: &Value, vhost: bool) -> Outcome {
+    let mut outcome = Outcome::default();
+    let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64);
+    let list = |pointer: &str| {
+        let list = report.pointer(pointer).and_then(Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    };
+    for failure in list("/failures") {
+        let text = |field: &str| failure[field].as_str().unwrap_or_default().to_owned();
+        outcome.judge(false, || {
+            let (check, expected, seen) = (text("check"), text("expected"), text("seen"));
+            format!("{check}: expected {expected}; seen {seen}")
+        });
+    }
+    outcome.judge(report["ok"] == true, || "ok is not true".into());
+    let started = &report["vhost"]["started"];
+    outcome.judge(*started == vhost, || format!("vhost.started is {started}"));
+    let mode = report["vhost"]["mode"].as_str().unwrap_or_default();
+    let modes: &[&str] = if vhost {
+        &["native", "nested"]
+    } else {
+        &["off"]
+    };
+    outcome.judge(modes.contains(&mode), || format!("vhost.mode is {mode:?}"));
+
+    let queues = list("/queues");
+    outcome.judge(queues.len() >= 2, || format!("{} queues", queues.len()));
+    for queue in queues {
+        outcome.judge(queue["matches_driver"] == true, || {
+            format!("the host has queue {} elsewhere", queue["index"])
+        });
+    }
+    for step in list("/vhost/steps") {
+        let status = &step["status"];
+        outcome.judge(*status == "observed" || *status == "not_taken", || {
+            format!("step {}: {status}", step["step"])
+        });
+    }
+    outcome.judge(!vhost || !list("/vhost/steps").is_empty(), || {
+        "no step of vhost is told".into()
+    });
+
+    let (sent, received) = (number("/ping/sent"), number("/ping/received"));
+    outcome.judge(sent >= Some(PINGS) && sent == received, || {
+        format!("ping: {sent:?} sent, {received:?} answered")
+    });
+    for way in ["up", "down"] {
+        let bytes = number(&format!("/tcp/{way}/bytes"));
+        let sha256 = &report["tcp"][way]["sha256_ok"];
+        outcome.judge(bytes >= Some(TCP_BYTES) && *sha256 == true, || {
+            format!("tcp {way}: {bytes:?} bytes, sha256_ok {sha256}")
+        });
+        let received = number(&format!("/udp/{way}/received"));
+        outcome.judge(received >= Some(DATAGRAMS), || {
+            format!("udp {way}: {received:?} datagrams")
+        });
+    }
+    let (kicks, faults) = (number("/counters/kicks"), number("/counters/faults"));
+    outcome.judge(kicks > Some(0) && faults == Some(0), || {
+        format!("counters: {kicks:?} kicks, {faults:?} faults")
+    });
+    let guests = list("/tests/passed");
+    outcome.judge(!guests.is_empty(), || "the guest ran no test".into());
+    for _ in guests {
+        outcome.judge(true, String::new);
+    }
+    let seconds = report.pointer("/duration_s/total").and_then(Value::as_f64);
+    let accel = report["accel"].as_str().unwrap_or("nothing");
+    outcome.notes.push(format!(
+        "vhost {mode}, {accel}: {} tests in the guest, {} queues, {:.0} s",
+        guests.len(),
+        queues.len(),
+        seconds.unwrap_or_default()
+    ));
+    outcome
+}
+
+/// Asks for the native mode where it cannot be.
+fn refusal(run: &mut Run<'_>) -> Result<Outcome, Stop> {
+    if std::path::Path::new(VHOST_NET).exists() {
+        return Ok(Outcome::skipped(
+            format!("this machine has {VHOST_NET}: there is nothing to refuse"),
+            "run this section on a machine without it as well",
+        ));
+    }
+    let start = Instant::now();
+    let (report, ending) = xtask_qemu(run, "--vhost native", &["--vhost", "native"])?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut outcome = Outcome::default();
+    let code = &report["exit_code"];
+    outcome.judge(*code == EXIT_MISSING, || format!("it ended with {ending}"));
+    outcome.judge(seconds < REFUSAL_SECONDS, || {
+        format!("it took {seconds:.1} s")
+    });
+    let skipped = &report["skipped"][0];
+    let says = |field: &str| skipped[field].as_str().is_some_and(|text| !text.is_empty());
+    outcome.judge(says("what") && says("why") && says("fix"), || {
+        format!("it does not say what is missing and what to do: {skipped}")
+    });
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn good() -> Value {
+        json!({
+            "ok": true, "exit_code": 0, "failures": [], "accel": "tcg",
+            "vhost": {
+                "started": true, "mode": "nested",
+                "steps": [{"step": "set_vring_num", "status": "observed"}],
+            },
+            "queues": [{"index": 0, "matches_driver": true}, {"index": 1, "matches_driver": true}],
+            "ping": {"sent": 100, "received": 100},
+            "tcp": {
+                "up": {"bytes": 8 << 20, "sha256_ok": true},
+                "down": {"bytes": 8 << 20, "sha256_ok": true},
+            },
+            "udp": {"up": {"received": 70_000}, "down": {"received": 70_001}},
+            "counters": {"kicks": 5, "faults": 0},
+            "tests": {"passed": ["boot"], "failed": []},
+            "duration_s": {"total": 3.5},
+        })
+    }
+
+    #[test]
+    fn a_good_report_passes() {
+        let outcome = judge(&good(), true);
+        assert_eq!(outcome.failures, Vec::<String>::new());
+        assert!(outcome.counts.passed > 10);
+    }
+
+    #[test]
+    fn everything_that_must_be_shown_is_looked_at() {
+        let lies = [
+            ("/ok", json!(false)),
+            ("/vhost/started", json!(false)),
+            ("/vhost/mode", json!("off")),
+            ("/vhost/steps", json!([])),
+            ("/vhost/steps/0/status", json!("missing")),
+            ("/queues", json!([])),
+            ("/queues/1/matches_driver", json!(false)),
+            ("/ping/sent", json!(99)),
+            ("/ping/received", json!(99)),
+            ("/tcp/up/sha256_ok", json!(false)),
+            ("/tcp/down/bytes", json!(1)),
+            ("/udp/up/received", json!(69_999)),
+            ("/udp/down", json!(null)),
+            ("/counters/faults", json!(1)),
+            ("/counters", json!(null)),
+            ("/tests/passed", json!([])),
+            (
+                "/failures",
+                json!([{"check": "a", "expected": "b", "seen": "c"}]),
+            ),
+        ];
+        for (pointer, lie) in lies {
+            let mut report = good();
+            *report.pointer_mut(pointer).unwrap() = lie;
+            assert!(judge(&report, true).counts.failed > 0, "{pointer}");
+        }
+        assert!(judge(&good(), false).counts.failed > 0, "vhost that is off");
+    }
+}

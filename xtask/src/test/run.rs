@@ -1,0 +1,179 @@
+//! Running the commands of a section: into its log, within its time, and to the last process.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::context::Context;
+use crate::qemu::limits::Deadline;
+use crate::qemu::process::{self, Guarded};
+use crate::qemu::stop::Stop;
+
+/// How long a command that is told to end may take before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A command, as it is run and as it is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Cmd {
+    program: OsString,
+    words: Vec<OsString>,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Cmd {
+    pub(crate) fn new<W: AsRef<OsStr>>(
+        program: impl Into<OsString>,
+        words: impl IntoIterator<Item = W>,
+    ) -> Self {
+        Self {
+            program: program.into(),
+            words: Vec::new(),
+            env: Vec::new(),
+        }
+        .args(words)
+    }
+
+    /// The cargo that runs this program.
+    pub(crate) fn cargo<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Self {
+        Self::new("cargo", words)
+    }
+
+    /// Cargo of another toolchain, by way of rustup.
+    pub(crate) fn cargo_of<W: AsRef<OsStr>>(
+        toolchain: &str,
+        words: impl IntoIterator<Item = W>,
+    ) -> Self {
+        Self::new("rustup", ["run", toolchain, "cargo"]).args(words)
+    }
+
+    pub(crate) fn args<W: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.words
+            .extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// As a person would type it.
+    pub(crate) fn shown(&self) -> String {
+        let env = self.env.iter().map(|(name, value)| {
+            let quote = if value.contains(' ') { "'" } else { "" };
+            format!("{name}={quote}{value}{quote} ")
+        });
+        let mut command = Command::new(&self.program);
+        command.args(&self.words);
+        env.collect::<String>() + &process::shell_words(&command)
+    }
+
+    pub(crate) fn command(&self, dir: &Path) -> Command {
+        let program = match std::env::var_os("CARGO") {
+            Some(cargo) if self.program == "cargo" => cargo,
+            _ => self.program.clone(),
+        };
+        let mut command = Command::new(program);
+        command.args(&self.words).current_dir(dir);
+        // What cargo set for this program is not for another toolchain's.
+        command.env_remove("LD_LIBRARY_PATH");
+        command.env("CARGO_TERM_COLOR", "never");
+        command.env("CARGO_TERM_PROGRESS_WHEN", "never");
+        command.env("RUSTUP_AUTO_INSTALL", "0");
+        for (name, value) in &self.env {
+            command.env(name, value);
+        }
+        command
+    }
+}
+
+/// What a command printed, on both streams in order.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) status: ExitStatus,
+    pub(crate) text: String,
+}
+
+impl Printed {
+    pub(crate) fn ok(&self) -> bool {
+        self.status.success()
+    }
+
+    /// `exit code 1`, `killed by signal 9`.
+    pub(crate) fn ending(&self) -> String {
+        use std::os::unix::process::ExitStatusExt as _;
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("killed by signal {signal}"),
+            (None, None) => self.status.to_string(),
+        }
+    }
+}
+
+/// A section that is running.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) context: &'a Context,
+    deadline: Deadline,
+    log: File,
+    /// Commands of the current check, as they were run.
+    pub(crate) commands: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(context: &'a Context, log: &Path, seconds: u64) -> anyhow::Result<Self> {
+        Ok(Self {
+            context,
+            deadline: Deadline::seconds(seconds),
+            log: File::create(log).with_context(|| format!("cannot write {}", log.display()))?,
+            commands: Vec::new(),
+        })
+    }
+
+    /// Writes a line into the log.
+    pub(crate) fn say(&mut self, text: &str) -> Result<(), Stop> {
+        writeln!(self.log, "{text}").context("cannot write the log")?;
+        Ok(())
+    }
+
+    /// Runs a command to its end, its output into the log. However it ends, so do its children.
+    pub(crate) fn command(&mut self, cmd: &Cmd) -> Result<Printed, Stop> {
+        let shown = cmd.shown();
+        self.say(&format!("$ {shown}"))?;
+        self.commands.push(shown.clone());
+        // One pipe for both streams keeps their lines in order.
+        let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let mut command = cmd.command(&self.context.workspace);
+        command.stdin(Stdio::null());
+        command.stdout(writer.try_clone().context("cannot share a pipe")?);
+        command.stderr(writer);
+        let mut child = Guarded::spawn(&mut command)?;
+        // The command holds the ends that its child writes to; they must not keep the pipe open.
+        drop(command);
+        let mut log = self.log.try_clone().context("cannot share the log")?;
+        let collector = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let mut block = [0; 8192];
+            while let Ok(n @ 1..) = reader.read(&mut block) {
+                let block = block.get(..n).unwrap_or_default();
+                text.extend_from_slice(block);
+                // A log that cannot be written shows when the next line is said.
+                drop(log.write_all(block));
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let waiting_for = format!("`{shown}`");
+        let waited = self.deadline.poll(&waiting_for, || Ok(child.try_wait()?));
+        child.end_group(GRACE);
+        let text = collector.join().unwrap_or_default();
+        Ok(Printed {
+            status: waited?,
+            text,
+        })
+    }
+}

@@ -1,0 +1,259 @@
+//! The sections: what is run, in which order, with which needs and limits.
+
+use super::context::{Context, LIBRARY};
+use super::needs::Need;
+use super::run::Cmd;
+use super::section::{Check, Outcome, Section};
+use super::suites;
+use super::tally::Tally;
+use super::{budget, probe, qemu};
+use crate::qemu::provision::rust::TARGET as BARE_METAL;
+
+/// Every section, in the order in which they run: what fails soonest comes first.
+pub(crate) const NAMES: [&str; 12] = [
+    "format", "lints", "unit", "oracle", "docs", "build", "model", "hostile", "miri", "probe",
+    "budget", "qemu",
+];
+
+/// Targets that the library is checked for where rustup can fetch them: 32 bits, and other
+/// architectures.
+const OTHER_TARGETS: [&str; 3] = [
+    "i686-unknown-linux-gnu",
+    "aarch64-unknown-none",
+    "riscv64gc-unknown-none-elf",
+];
+
+/// What Miri is told: pointers that are made of integers are errors.
+const MIRI: &str = "-Zmiri-strict-provenance";
+
+/// The sections, made for this workspace.
+pub(crate) fn all(context: &Context) -> Vec<Section> {
+    NAMES.iter().map(|name| section(name, context)).collect()
+}
+
+fn section(name: &'static str, context: &Context) -> Section {
+    let (about, minutes, checks) = match name {
+        "format" => ("rustfmt, the guest included", 5, format()),
+        "lints" => ("clippy, warnings denied", 30, lints(context)),
+        "unit" => ("unit tests of every package", 20, unit(context)),
+        "oracle" => (
+            "ring and layout against independent implementations",
+            15,
+            vec![
+                suite("oracle", context)
+                    .quick()
+                    .needs(Need::Program {
+                        program: "cc",
+                        package: "gcc",
+                    })
+                    .needs(Need::Header {
+                        header: "linux/virtio_ring.h",
+                        package: "linux-libc-dev",
+                    }),
+            ],
+        ),
+        "docs" => ("documentation and its examples", 20, docs()),
+        "build" => (
+            "bare metal, other targets, oldest compiler",
+            30,
+            build(context),
+        ),
+        "model" => ("property tests", 20, vec![suite("model", context)]),
+        "hostile" => ("devices that lie", 20, vec![suite("hostile", context)]),
+        "miri" => (
+            "undefined behavior, under both aliasing models",
+            45,
+            miri(context),
+        ),
+        "probe" => ("no panic on the data path", 15, probe::checks()),
+        "budget" => ("instructions of a round", 15, budget::checks()),
+        _ => ("the guest in QEMU", 45, qemu::checks()),
+    };
+    Section {
+        name,
+        about,
+        limit: minutes * 60,
+        checks,
+    }
+}
+
+/// A check that is a command.
+pub(crate) fn command(name: impl Into<String>, cmd: Cmd, tally: Tally) -> Check {
+    Check::new(name, move |run| {
+        let printed = run.command(&cmd)?;
+        Ok(tally.outcome(&printed))
+    })
+}
+
+fn format() -> Vec<Check> {
+    let cmd = Cmd::cargo(["fmt", "--all", "--check"]);
+    vec![
+        command("rustfmt", cmd, Tally::Command)
+            .quick()
+            .needs(Need::RUSTFMT),
+    ]
+}
+
+fn lints(context: &Context) -> Vec<Check> {
+    let clippy = |name: String, words: &[&str]| {
+        let cmd = Cmd::cargo(["clippy"])
+            .args(words)
+            .args(["--", "-Dwarnings"]);
+        command(name, cmd, Tally::Command).needs(Need::CLIPPY)
+    };
+    let mut checks: Vec<Check> = context
+        .feature_sets()
+        .into_iter()
+        .map(|(name, features)| {
+            let mut words = vec!["--package", LIBRARY, "--all-targets"];
+            words.extend(features.iter().map(String::as_str));
+            clippy(format!("{LIBRARY}, {name}"), &words).quick()
+        })
+        .collect();
+    let others = ["--workspace", "--exclude", LIBRARY, "--all-targets"];
+    checks.push(clippy("other packages".into(), &others).quick());
+    // One at a time: together they would share features, and the probe has no heap.
+    for package in ["qemu-tests", "probe"] {
+        let bare = ["--package", package, "--target", BARE_METAL];
+        let name = format!("{package}, bare metal");
+        checks.push(clippy(name, &bare).needs(Need::Target(BARE_METAL)));
+    }
+    checks
+}
+
+fn docs() -> Vec<Check> {
+    let doc = Cmd::cargo(["doc", "--workspace", "--all-features", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-Dwarnings");
+    let examples = Cmd::cargo(["test", "--doc", "--package", LIBRARY, "--all-features"]);
+    vec![
+        command("documentation", doc, Tally::Command),
+        command("examples", examples, Tally::Tests),
+    ]
+}
+
+fn build(context: &Context) -> Vec<Check> {
+    let mut checks: Vec<Check> = context
+        .feature_sets()
+        .into_iter()
+        .map(|(name, features)| {
+            let cmd = Cmd::cargo(["build", "--package", LIBRARY, "--target", BARE_METAL]);
+            command(
+                format!("{BARE_METAL}, {name}"),
+                cmd.args(features),
+                Tally::Command,
+            )
+            .needs(Need::Target(BARE_METAL))
+        })
+        .collect();
+    for target in OTHER_TARGETS {
+        let cmd = Cmd::cargo([
+            "check",
+            "--package",
+            LIBRARY,
+            "--target",
+            target,
+            "--all-features",
+        ]);
+        checks.push(
+            command(target, cmd, Tally::Command)
+                .needs(Need::Target(target))
+                .optional(),
+        );
+    }
+    // A toolchain is named by all three numbers.
+    let oldest = match context.rust_version.matches('.').count() {
+        1 => format!("{}.0", context.rust_version),
+        _ => context.rust_version.clone(),
+    };
+    let cmd = Cmd::cargo_of(&oldest, ["check", "--workspace", "--all-targets"]);
+    checks.push(
+        command(format!("oldest compiler, {oldest}"), cmd, Tally::Command)
+            .needs(Need::Toolchain {
+                name: oldest,
+                components: &[],
+            })
+            .optional(),
+    );
+    checks
+}
+
+fn unit(context: &Context) -> Vec<Check> {
+    let of_package = |package: &str, what: &[&str]| {
+        let cmd = Cmd::cargo(["test", "--no-fail-fast", "--package", package]).args(what);
+        command(package, cmd, Tally::Tests).quick()
+    };
+    let words = library_tests(&suites::of_section("unit", &context.suites), true);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    vec![
+        of_package(LIBRARY, &words),
+        of_package("vring-protocol", &["--lib"]),
+        of_package("qemu-tests", &["--lib"]),
+        of_package("xtask", &["--bins"]),
+    ]
+}
+
+/// The test programs of a section.
+fn suite(section: &'static str, context: &Context) -> Check {
+    let names = suites::of_section(section, &context.suites);
+    let cmd = Cmd::cargo(["test", "--no-fail-fast", "--package", LIBRARY])
+        .args(library_tests(&names, false));
+    let check_name = names.join(", ");
+    let none = names.is_empty();
+    Check::new(check_name, move |run| {
+        if none {
+            return Ok(Outcome::failed("no test program belongs to this section"));
+        }
+        let printed = run.command(&cmd)?;
+        Ok(Tally::Tests.outcome(&printed))
+    })
+}
+
+/// Words that select test programs of the library.
+fn library_tests(names: &[&str], with_lib: bool) -> Vec<String> {
+    let mut words = vec!["--all-features".to_owned()];
+    words.extend(with_lib.then(|| "--lib".to_owned()));
+    words.extend(names.iter().map(|name| format!("--test={name}")));
+    words
+}
+
+fn miri(context: &Context) -> Vec<Check> {
+    let toolchain = Need::Toolchain {
+        name: "nightly".into(),
+        components: &["miri", "rust-src"],
+    };
+    let names = suites::matching(suites::UNDER_MIRI, &context.suites);
+    let models = [
+        ("stacked borrows", ""),
+        ("tree borrows", " -Zmiri-tree-borrows"),
+    ];
+    models
+        .into_iter()
+        .map(|(name, flag)| {
+            let words = ["miri", "test", "--no-fail-fast", "--package", LIBRARY];
+            let cmd = Cmd::cargo_of("nightly", words)
+                .args(library_tests(&names, true))
+                .env("MIRIFLAGS", format!("{MIRI}{flag}"));
+            command(name, cmd, Tally::Tests).needs(toolchain.clone())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_section_has_checks_of_different_names_and_a_limit() {
+        let context = Context::read().unwrap();
+        let sections = all(&context);
+        for section in &sections {
+            assert!(!section.checks.is_empty(), "{}", section.name);
+            assert!(section.limit > 0, "{}", section.name);
+            for check in &section.checks {
+                let same = section.checks.iter().filter(|c| c.name == check.name);
+                assert_eq!(same.count(), 1, "{}: {}", section.name, check.name);
+            }
+        }
+        assert!(sections.iter().any(|s| s.checks.iter().any(|c| c.quick)));
+    }
+}

@@ -1,0 +1,99 @@
+//! Which test program of the library belongs to which section: each to exactly one.
+//!
+//! A pattern is a name, or the beginning of names and `*`. The unit test below fails when a file in
+//! `tests/` has no section or two, or a pattern has no file.
+
+/// The beginning of a name, or a name.
+type Pattern = &'static str;
+
+/// Sections that run test programs of the library, and which.
+pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
+    ("unit", &["fake_*"]),
+    ("oracle", &["layout_oracle"]),
+    ("hostile", &["hostile*", "pci_*"]),
+];
+
+/// Test programs that Miri interprets, beside the library's own tests: those whose subject is
+/// memory shared with a device.
+pub(crate) const UNDER_MIRI: &[Pattern] = &["fake_*"];
+
+/// The names among `suites` that belong to a section.
+pub(crate) fn of_section<'a>(section: &str, suites: &'a [String]) -> Vec<&'a str> {
+    let patterns = SUITES
+        .iter()
+        .filter(|(name, _)| *name == section)
+        .flat_map(|(_, patterns)| *patterns);
+    let patterns: Vec<Pattern> = patterns.copied().collect();
+    matching(&patterns, suites)
+}
+
+/// The names among `suites` that one of the patterns means.
+pub(crate) fn matching<'a>(patterns: &[Pattern], suites: &'a [String]) -> Vec<&'a str> {
+    suites
+        .iter()
+        .map(String::as_str)
+        .filter(|name| patterns.iter().any(|pattern| matches(pattern, name)))
+        .collect()
+}
+
+fn matches(pattern: Pattern, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::sections;
+
+    /// What is there, whether cargo has been told of it or not.
+    fn files() -> Vec<String> {
+        let dir = crate::qemu::workspace().join("tests");
+        let mut names: Vec<String> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+            .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn every_test_program_runs_in_exactly_one_section() {
+        let files = files();
+        assert!(!files.is_empty());
+        for file in &files {
+            let owners: Vec<&str> = SUITES
+                .iter()
+                .filter(|(_, patterns)| patterns.iter().any(|p| matches(p, file)))
+                .map(|(section, _)| *section)
+                .collect();
+            assert_eq!(owners.len(), 1, "tests/{file}.rs is run by {owners:?}");
+        }
+    }
+
+    #[test]
+    fn no_pattern_is_left_over() {
+        let files = files();
+        let lists = SUITES.iter().map(|(_, patterns)| *patterns);
+        for pattern in lists.chain([UNDER_MIRI]).flatten() {
+            assert!(
+                files.iter().any(|file| matches(pattern, file)),
+                "no file in tests/ is meant by {pattern}"
+            );
+        }
+        for (section, _) in SUITES {
+            assert!(sections::NAMES.contains(section), "no section {section}");
+        }
+    }
+
+    #[test]
+    fn cargo_knows_every_file() {
+        let mut known = crate::test::context::Context::read().unwrap().suites;
+        known.sort();
+        assert_eq!(known, files());
+    }
+}
