@@ -17,7 +17,7 @@ const PACKAGE: &str = "qemu-tests";
 const BUILD_SECONDS: u64 = 1800;
 
 /// Compiles the guest, optimised: an unoptimised one is too slow nested.
-pub(crate) fn build(workspace: &Path, toolchain: Toolchain) -> Result<PathBuf, Stop> {
+pub(crate) fn build(workspace: &Path, toolchain: &Toolchain) -> Result<PathBuf, Stop> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(workspace);
@@ -30,7 +30,11 @@ pub(crate) fn build(workspace: &Path, toolchain: Toolchain) -> Result<PathBuf, S
         TARGET,
     ]);
     command.arg("--message-format=json-render-diagnostics");
-    if toolchain == Toolchain::FromSource {
+    if let Some(linker) = &toolchain.linker {
+        let target = TARGET.to_uppercase().replace('-', "_");
+        command.env(format!("CARGO_TARGET_{target}_LINKER"), linker);
+    }
+    if toolchain.from_source {
         command.args(["-Zbuild-std=core,alloc,compiler_builtins"]);
         command.arg("-Zbuild-std-features=compiler-builtins-mem");
         // What cargo asks for before it takes -Z outside a nightly.

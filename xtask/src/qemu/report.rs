@@ -188,6 +188,8 @@ pub(crate) struct Device {
 pub(crate) struct Findings {
     pub(crate) failures: Vec<Failure>,
     pub(crate) skipped: Vec<Skipped>,
+    /// The checks were made. Without that, nothing found wrong means nothing.
+    pub(crate) judged: bool,
     /// A wait ran out: the exit code is another one.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub(crate) timed_out: bool,

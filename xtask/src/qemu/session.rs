@@ -195,7 +195,7 @@ fn run_phases(
     phases.next(report, "build");
     let guest = match &args.guest {
         Some(path) => std::path::absolute(path).context("--guest")?,
-        None => guest::build(&super::workspace(), provision.rust_target()?)?,
+        None => guest::build(&super::workspace(), &provision.rust_target()?)?,
     };
     if let Some(version) = probe::rustc_version() {
         report.findings.versions.insert("rustc".into(), version);
@@ -386,7 +386,15 @@ fn follow(
     loop {
         limit.check("the run to end")?;
         match frames.recv_timeout(TICK) {
-            Ok(Frame::Bye) => return Ok(()),
+            // Silence is no success: a run that was not judged has failed.
+            Ok(Frame::Bye) if report.findings.judged || !report.findings.failures.is_empty() => {
+                return Ok(());
+            }
+            Ok(Frame::Bye) => {
+                return Err(Stop::Broken(anyhow::anyhow!(
+                    "the run ended without a verdict: a bug of the harness"
+                )));
+            }
             Ok(Frame::Findings { findings }) => merge(report, *findings),
             Ok(Frame::Broken { message }) => report.findings.failures.push(Failure::new(
                 "run",
@@ -456,6 +464,26 @@ mod tests {
         assert_eq!(report.findings.duration_s.len(), 2);
         assert_eq!(report.findings.skipped.len(), 1);
         assert!(report.findings.failures.is_empty());
+    }
+
+    #[test]
+    fn a_run_without_a_verdict_is_an_error() {
+        let end = |findings: Findings| {
+            let (sender, frames) = channel::<Frame>();
+            let findings = Box::new(findings);
+            sender.send(Frame::Findings { findings }).unwrap();
+            sender.send(Frame::Bye).unwrap();
+            let mut report = Report::unfinished(Vec::new());
+            report.findings.failures.clear();
+            let limit = Deadline::seconds(5);
+            follow(&frames, &Ui::new(true), &mut report, limit, || Ok(None))
+        };
+        assert!(end(Findings::default()).is_err());
+        let judged = Findings {
+            judged: true,
+            ..Findings::default()
+        };
+        assert!(end(judged).is_ok());
     }
 
     #[test]

@@ -157,6 +157,7 @@ pub(super) fn judge(
         }
     }
     findings.failures.extend(failures);
+    findings.judged = true;
 }
 
 /// What a run that broke off did not come to.

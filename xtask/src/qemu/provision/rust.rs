@@ -1,5 +1,6 @@
 //! The compiler's library for bare metal.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{PACKAGE_SECONDS, Provision};
@@ -11,21 +12,32 @@ use crate::qemu::stop::Stop;
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
 /// How the guest can be compiled here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Toolchain {
-    /// The target's library is installed.
-    Installed,
-    /// Its source is: cargo builds it along (`-Zbuild-std`).
-    FromSource,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Toolchain {
+    /// The target's library is not installed, its source is: cargo builds it along
+    /// (`-Zbuild-std`).
+    pub(crate) from_source: bool,
+    /// The linker, where the toolchain comes without its own.
+    pub(crate) linker: Option<PathBuf>,
 }
 
 impl Provision<'_> {
     /// Finds the target's library, or has rustup fetch it, or settles for its source.
     pub(crate) fn rust_target(&self) -> Result<Toolchain, Stop> {
         let sysroot = sysroot()?;
+        let from_source = self.without_library(&sysroot)?;
+        let linker = linker(&sysroot);
+        Ok(Toolchain {
+            from_source,
+            linker,
+        })
+    }
+
+    /// Whether the target's library has to be built.
+    fn without_library(&self, sysroot: &Path) -> Result<bool, Stop> {
         let library = sysroot.join("lib/rustlib").join(TARGET).join("lib");
         if library.is_dir() {
-            return Ok(Toolchain::Installed);
+            return Ok(false);
         }
         let mut seen = "there is no rustup here".to_owned();
         if process::find_program("rustup").is_some() {
@@ -34,7 +46,7 @@ impl Provision<'_> {
             self.ui
                 .note(&format!("running {}", process::shell_words(&command)));
             match process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS)) {
-                Ok(_) if library.is_dir() => return Ok(Toolchain::Installed),
+                Ok(_) if library.is_dir() => return Ok(false),
                 Ok(_) => seen = format!("rustup added it, but not at {}", library.display()),
                 Err(Stop::Interrupted) => return Err(Stop::Interrupted),
                 Err(stop) => seen = stop.to_string(),
@@ -44,7 +56,7 @@ impl Provision<'_> {
             self.ui.note(&format!(
                 "no library for {TARGET} ({seen}): building it from the toolchain's source"
             ));
-            return Ok(Toolchain::FromSource);
+            return Ok(true);
         }
         Err(Stop::missing(
             format!("the Rust target {TARGET}"),
@@ -58,10 +70,39 @@ impl Provision<'_> {
     }
 }
 
-fn sysroot() -> Result<std::path::PathBuf, Stop> {
+/// The linker to use instead of `rust-lld`, which rustup brings and distributions may not.
+fn linker(sysroot: &Path) -> Option<PathBuf> {
+    let own = std::fs::read_dir(sysroot.join("lib/rustlib"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|target| target.path().join("bin/rust-lld").exists());
+    if own || process::find_program("rust-lld").is_some() {
+        return None;
+    }
+    ["ld.lld", "ld"]
+        .iter()
+        .find_map(|name| process::find_program(name))
+}
+
+fn sysroot() -> Result<PathBuf, Stop> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command.args(["--print", "sysroot"]);
     let output = process::run_ok(&mut command, Deadline::seconds(60))?;
     Ok(output.stdout.trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_toolchains_own_linker_is_preferred() {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("lib/rustlib/some-host/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("rust-lld"), b"").unwrap();
+        assert_eq!(linker(dir.path()), None);
+    }
 }
