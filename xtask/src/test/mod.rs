@@ -50,7 +50,7 @@ pub(crate) fn main(args: &TestArgs, command: Vec<String>) -> u8 {
     let _lock = match session::lock(&out) {
         Ok(lock) => lock,
         Err(stop) => {
-            eprintln!("{stop}");
+            eprintln!("another run writes to {}: wait for it", out.display());
             return stop.exit_code();
         }
     };

@@ -31,13 +31,17 @@ fn tests(ok: bool, ending: &str, text: &str) -> Outcome {
         outcome.counts.add(counts);
     }
     outcome.failures = text.lines().filter_map(failed_test).collect();
+    for program in empty_programs(text) {
+        outcome.counts.add(Counts::FAILED);
+        outcome.failures.push(format!("{program} holds no test"));
+    }
     let Counts { passed, failed, .. } = outcome.counts;
     if !ok && failed == 0 {
         outcome.counts.add(Counts::FAILED);
         outcome
             .failures
             .push(format!("{ending} with no test failed"));
-    } else if ok && passed == 0 {
+    } else if ok && passed + failed == 0 {
         outcome.counts.add(Counts::FAILED);
         outcome.failures.push("no test was run".into());
     }
@@ -64,6 +68,24 @@ fn result_line(line: &str) -> Option<Counts> {
         }
     }
     Some(counts)
+}
+
+/// Test programs that hold no test at all: each would pass whatever happened.
+fn empty_programs(text: &str) -> Vec<&str> {
+    let mut program = "a test program";
+    let mut empty = Vec::new();
+    for line in text.lines().map(str::trim_start) {
+        if let Some(rest) = line.strip_prefix("Running ") {
+            program = rest.split(" (").next().unwrap_or(rest);
+        } else if line.starts_with("test result: ") {
+            let none = |word: &str| line.contains(&format!(" 0 {word};"));
+            let words = ["passed", "failed", "ignored", "measured", "filtered out"];
+            if words.into_iter().all(none) {
+                empty.push(program);
+            }
+        }
+    }
+    empty
 }
 
 /// `test name ... FAILED`
@@ -111,6 +133,17 @@ test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let text = "   Compiling x\nerror: unused variable\nerror: could not compile";
         assert_eq!(first_error(text), Some("error: unused variable"));
         assert_eq!(first_error("Diff in main.rs"), None);
+    }
+
+    #[test]
+    fn a_program_without_tests_is_found_among_others() {
+        let text = "     Running tests/a.rs (target/debug/deps/a-1)
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+     Running tests/b.rs (target/debug/deps/b-1)
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        let outcome = tests(true, "exit code 0", text);
+        assert_eq!((outcome.counts.passed, outcome.counts.failed), (2, 1));
+        assert_eq!(outcome.failures, ["tests/b.rs holds no test"]);
     }
 
     #[test]
