@@ -367,7 +367,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             Trouble::Fault(fault) => fault,
             Trouble::Impossible(Impossible { seen }) => Fault::UsedIndex {
                 seen,
-                last: self.counts.completed as u16,
+                last: self.counts.seen as u16,
                 outstanding: self.counts.with_device() as u16,
             },
         })

@@ -27,10 +27,10 @@ static CLOCK: Once<Clock> = Once::new();
 const ATTEMPTS: usize = 100;
 
 /// Attempts at a tight reading.
-const READINGS: usize = 16;
+const READINGS: usize = 4;
 
-/// Ticks of the timer between the two readings: 40 ms, of the 54.9 ms that it runs.
-const SPAN: u16 = (pit::FREQUENCY / 25) as u16;
+/// Ticks of the timer between the two readings: 20 ms, of the 54.9 ms that it runs.
+const SPAN: u16 = (pit::FREQUENCY / 50) as u16;
 
 fn counter() -> u64 {
     // SAFETY: every x86_64 processor has the counter, and this kernel does not forbid its use.
