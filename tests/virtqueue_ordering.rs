@@ -158,11 +158,11 @@ fn drive<K: Kind>(
             let written = done.written();
             take(done.into_buf(), written);
         });
-        if drained.unwrap() == 0 {
-            if let Some(done) = queue.next_completion().unwrap() {
-                let written = done.written();
-                take(done.into_buf(), written);
-            }
+        if drained.unwrap() == 0
+            && let Some(done) = queue.next_completion().unwrap()
+        {
+            let written = done.written();
+            take(done.into_buf(), written);
         }
         bells.interrupt.clear();
         let idle = queue.outstanding() != 0 && (queue.free() < 2 || sent == count);

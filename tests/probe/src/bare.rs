@@ -40,8 +40,7 @@ unsafe impl Platform for Identity {
     unsafe fn unmap(&self, _: Mapping, _: Direction, _: u32) {}
 }
 
-/// Keeps every root, and with it all that a root reaches.
-// SAFETY: no other symbol has this name.
+/// Keeps every root, and with it all that a root reaches. No other symbol has its name.
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
     loop {
