@@ -51,8 +51,7 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
                 let next = counts.next();
                 slot.number = next;
                 slot.writable = if writable { len } else { 0 };
-                slot.tail = head;
-                slot.chain = 1;
+                slot.shape = 1;
                 let behind = slot.next;
                 core::mem::forget(parked);
                 counts.enter(format, next, head, 1, behind);
@@ -363,7 +362,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn put_in_table(&self, entry: u16, head: u16, piece: Piece) {
         let Some(tables) = &self.tables else { return };
-        let (flags, next) = if self.ring.is_packed() {
+        let linked = with_format!(&self.ring.format, format => format.tables_are_linked());
+        let (flags, next) = if !linked {
             (0, piece.flags & WRITE)
         } else {
             let next = if piece.flags & NEXT != 0 {
