@@ -263,11 +263,12 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
         match make(maker) {
             Ok(queue) => Ok(PendingQueue(queue)),
             Err(MakeError::Before(why)) => Err(why),
-            Err(MakeError::Exposed(parts, error)) => {
-                // The device may have taken the addresses: only a reset tells.
+            Err(MakeError::Exposed(queue, error)) => {
+                // The device may have taken the addresses: only a reset tells. Without its word the
+                // queue is leaked, which it says itself.
                 let outcome = self.give_up();
-                if outcome.is_err() {
-                    Virtqueue::leak(parts);
+                if outcome.is_ok() {
+                    drop(queue.take_apart());
                 }
                 self.failed = Some(outcome);
                 Err(QueueError::Transport(error))
@@ -523,10 +524,8 @@ impl<P: Platform, T: Transport> Live<P, T> {
         };
         make(maker).map_err(|error| match error {
             MakeError::Before(why) => why,
-            MakeError::Exposed(parts, error) => {
-                Virtqueue::leak(parts);
-                QueueError::Transport(error)
-            }
+            // The queue is leaked here.
+            MakeError::Exposed(_, error) => QueueError::Transport(error),
         })
     }
 

@@ -87,7 +87,7 @@ pub(super) enum MakeError<P: Platform, B: DmaBuf> {
     /// Before the device was told of it.
     Before(QueueError),
     /// The device may have taken the addresses.
-    Exposed(Parts<P, B>, TransportError),
+    Exposed(Virtqueue<P, B>, TransportError),
 }
 
 impl<P: Platform, B: DmaBuf> From<QueueError> for MakeError<P, B> {
@@ -231,9 +231,10 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
             index,
             epoch,
         };
-        match parts.ring.expose(self.transport, index, config.vector) {
-            Ok(doorbell) => Ok(Virtqueue::new(parts, doorbell)),
-            Err(error) => Err(MakeError::Exposed(parts, error)),
+        let mut queue = Virtqueue::new(parts);
+        match queue.expose(self.transport, config.vector) {
+            Ok(()) => Ok(queue),
+            Err(error) => Err(MakeError::Exposed(queue, error)),
         }
     }
 

@@ -51,7 +51,8 @@ const EMULATED: bool = cfg!(all(
 /// Compilers make a locked instruction that changes nothing of the language's fence on x86, which
 /// is one on hardware. QEMU without KVM takes it for an ordinary instruction where the machine has
 /// one CPU: nobody could tell, but for the devices, which run on threads of their own. Then kicks
-/// get lost, rarely. `mfence` is a fence there, too. See `docs/decisions/006-mfence.md`.
+/// and interrupts get lost, rarely. Since version 8.0 it takes `mfence` for a fence: see
+/// `docs/decisions/006-mfence.md`.
 #[inline(always)] // one instruction
 fn full_fence(strong: bool) {
     if EMULATED {
