@@ -712,7 +712,7 @@ fn a_pending_queue_starts_with_its_own_device_only() {
 #[test]
 fn the_transports_of_two_devices_cannot_be_exchanged() {
     // The reset of one would then free the rings of the other. `Live::transport_mut` has the
-    // example that must not compile; here is why it does not: the reference has no size to swap.
+    // example that must not compile; here is why it does not: what is behind has no size to swap.
     let platform = InPlace::new();
     let mut rig = Rig::new(&platform, FEATURES[0], &config(4, 0));
     fn size<T>(_: T) -> usize {
