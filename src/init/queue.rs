@@ -190,6 +190,7 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         }
     }
 
+    #[cfg(feature = "alloc")]
     fn mappings_per_slot(&self, size: u16, config: &QueueConfig) -> usize {
         if P::DIRECT {
             0
