@@ -135,7 +135,13 @@ impl Run<'_> {
     /// Where to look on: the logs that exist by now.
     fn logs(&self) -> String {
         let mut logs = [SERIAL_LOG, QMP_LOG].to_vec();
-        logs.retain(|name| self.job.dir.join(name).metadata().is_ok_and(|m| m.len() > 0));
+        logs.retain(|name| {
+            self.job
+                .dir
+                .join(name)
+                .metadata()
+                .is_ok_and(|m| m.len() > 0)
+        });
         match logs[..] {
             [] => "nothing was logged before it".into(),
             [one] => format!("{one} shows what went before"),
