@@ -350,8 +350,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Asks for an interrupt at the next chain, or `delayed`; true when there is work already.
     #[inline]
     pub(crate) fn arm(&mut self, delayed: bool) -> bool {
-        let raced = with_format!(&self.format, format => format.arm(&self.counts, delayed));
-        raced || self.counts.in_batch() || self.fault.is_some()
+        let raced = with_format!(&self.format, format => {
+            format.arm(&self.counts, delayed) || in_batch(format, &self.counts)
+        });
+        raced || self.fault.is_some()
     }
 
     /// Asks for no interrupts.
@@ -446,10 +448,17 @@ impl From<Fault> for Trouble {
     }
 }
 
+/// Whether a chain has come back with the last of its batch, which was seen. Of a split ring the
+/// device's index says that, and a batch that goes beyond it is a lie.
+#[inline(always)] // ends every loop
+fn in_batch<F: Format>(_: &F, counts: &Counts) -> bool {
+    F::BATCH_IS_ONE_LOOK && counts.in_batch()
+}
+
 /// Whether a chain has come back.
 #[inline(always)] // ends every loop
 fn ready<F: Format>(format: &F, counts: &mut Counts) -> Result<bool, Impossible> {
-    if F::BATCH_IS_ONE_LOOK && counts.in_batch() {
+    if in_batch(format, counts) {
         return Ok(true);
     }
     match format.poll(counts) {
@@ -508,7 +517,7 @@ pub(crate) fn drain<F: Format, T>(
     let start = counts.completed;
     let end = format.glance(counts)?;
     if in_order {
-        while (F::BATCH_IS_ONE_LOOK && counts.in_batch()) || format.more(counts, end) {
+        while in_batch(format, counts) || format.more(counts, end) {
             f(counts.take_in_order(format, slots, 1)?);
         }
     } else {

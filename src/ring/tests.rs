@@ -63,7 +63,7 @@ fn come_back(ring: &mut Ring) -> Result<u32, Fault> {
     let AnyFormat::Split(format) = &ring.format else {
         unreachable!("a split ring")
     };
-    match pop(format, &mut ring.slots, &mut ring.counts, &mut ring.order) {
+    match pop(format, &mut ring.slots, &mut ring.counts, ring.in_order) {
         Ok(used) => Ok(used.unwrap().payload),
         Err(trouble) => Err(ring.trouble(trouble)),
     }
