@@ -476,20 +476,27 @@ pub(crate) fn pop<F: Format, T>(
     counts: &mut Counts,
     in_order: bool,
 ) -> Result<Option<Used<T>>, Trouble> {
-    if in_order {
-        if !ready(format, counts)? {
-            return Ok(None);
-        }
-        return counts
-            .take_in_order(format, slots, 0)
-            .map_err(Trouble::from)
-            .map(Some);
+    // The same twice: compilers make the most of each shape in one of the formats.
+    if F::BATCH_IS_ONE_LOOK {
+        return match in_order {
+            true if !ready(format, counts)? => Ok(None),
+            true => Ok(Some(counts.take_in_order(format, slots, 0)?)),
+            false => match format.poll(counts) {
+                Poll::Ready => Ok(Some(counts.take_any(format, slots, 0)?)),
+                Poll::Empty => Ok(None),
+                Poll::Impossible(impossible) => Err(impossible.into()),
+            },
+        };
     }
-    match format.poll(counts) {
-        Poll::Ready => Ok(Some(counts.take_any(format, slots, 0)?)),
-        Poll::Empty => Ok(None),
-        Poll::Impossible(impossible) => Err(impossible.into()),
+    if !ready(format, counts)? {
+        return Ok(None);
     }
+    let taken = if in_order {
+        counts.take_in_order(format, slots, 0)
+    } else {
+        counts.take_any(format, slots, 0)
+    };
+    Ok(Some(taken?))
 }
 
 /// A chain that came back, and was found good: its payload is in its slot yet.

@@ -141,20 +141,7 @@ impl Budget {
                 });
             }
         }
-        for (mode, function, figure) in alone {
-            let chosen = measured.iter().find(|(m, f, _)| (m, f) == (mode, function));
-            let (Some((.., chosen)), Some(choice)) = (chosen, self.choice.get(function)) else {
-                continue;
-            };
-            let cost = (chosen - figure) / choice.calls;
-            let limit = choice.limit;
-            outcome.notes.push(format!(
-                "{cost:>6.1} instructions a call for choosing the ring  {function}, {mode}"
-            ));
-            outcome.judge(cost <= limit, || {
-                format!("{function}, {mode}: choosing the ring costs {cost:.1} a call, {limit:.1} allowed")
-            });
-        }
+        self.judge_choice(&mut outcome, measured, alone);
         if better {
             outcome
                 .notes
@@ -162,6 +149,37 @@ impl Budget {
             outcome.notes.extend(block(compiler, measured));
         }
         outcome
+    }
+}
+
+impl Budget {
+    /// Compares with a build that has one ring only. Over the modes of a ring: a compiler lays a
+    /// single function out a little better in one program than in another.
+    fn judge_choice(&self, outcome: &mut Outcome, measured: &[Measured], alone: &[Measured]) {
+        for (function, choice) in &self.choice {
+            for (ring, packed) in [("split", false), ("packed", true)] {
+                let of = |figures: &[Measured]| -> Vec<f64> {
+                    let of_ring = |f: &&Measured| f.1 == *function && is_packed(&f.0) == packed;
+                    figures.iter().filter(of_ring).map(|f| f.2).collect()
+                };
+                let (chosen, alone) = (of(measured), of(alone));
+                if alone.is_empty() || chosen.len() != alone.len() {
+                    continue;
+                }
+                let more: f64 = chosen.iter().sum::<f64>() - alone.iter().sum::<f64>();
+                let cost = more / alone.len() as f64 / choice.calls;
+                let limit = choice.limit;
+                outcome.notes.push(format!(
+                    "{cost:>6.1} instructions a call for choosing the ring  {function}, {ring}"
+                ));
+                outcome.judge(cost <= limit, || {
+                    format!(
+                        "{function}, {ring}: choosing the ring costs {cost:.1} a call, \
+                         {limit:.1} allowed"
+                    )
+                });
+            }
+        }
     }
 }
 
