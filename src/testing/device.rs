@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 use super::bus::Bus;
+use super::queue::QueueDevice;
 use super::registers::{Queue, Registers};
-use super::split::SplitDevice;
 use super::transport::FakeTransport;
 use super::violation::Violations;
 use crate::features::{Features, Requirement};
@@ -247,7 +247,7 @@ impl FakeDevice {
     pub fn with_queue<R>(
         &self,
         queue: QueueIndex,
-        f: impl FnOnce(&mut SplitDevice) -> R,
+        f: impl FnOnce(&mut QueueDevice) -> R,
     ) -> Option<R> {
         let mut registers = self.registers();
         let queue = registers.queues.get_mut(usize::from(queue.0))?;
@@ -256,8 +256,8 @@ impl FakeDevice {
 
     /// Takes a queue's device side out, for a thread of its own: it goes on without the device's
     /// lock, and its kicks are counted here only. A reset is not confirmed before the thread has
-    /// seen it, at its next [`SplitDevice::pop`], or has dropped its queue.
-    pub fn take_queue(&self, queue: QueueIndex) -> Option<SplitDevice> {
+    /// seen it, at its next [`QueueDevice::pop`], or has dropped its queue.
+    pub fn take_queue(&self, queue: QueueIndex) -> Option<QueueDevice> {
         let mut registers = self.registers();
         let queue = registers.queues.get_mut(usize::from(queue.0))?;
         let mut device = queue.device.take()?;
@@ -265,12 +265,12 @@ impl FakeDevice {
         Some(device)
     }
 
-    /// Serves all available buffers of a queue ([`SplitDevice::serve`]), and raises the interrupt
+    /// Serves all available buffers of a queue ([`QueueDevice::serve`]), and raises the interrupt
     /// if the driver wants one. Returns how many were served.
     pub fn serve(
         &self,
         queue: QueueIndex,
-        device: impl FnMut(&SplitDevice, &super::Chain) -> u32,
+        device: impl FnMut(&QueueDevice, &super::Chain) -> u32,
     ) -> usize {
         let served = self.with_queue(queue, |queue| {
             let served = queue.serve(device);

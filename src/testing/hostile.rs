@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::device::{FakeDevice, Generation, ResetAnswer};
-use super::split::{Chain, SplitDevice};
+use super::queue::{Chain, QueueDevice};
 use crate::features::{Feature, Features};
 
 /// A small generator of numbers: the same seed, the same numbers, everywhere (SplitMix64).
@@ -128,7 +128,7 @@ const MOST: u64 = 4096;
 /// lenient: after the first lie they say nothing about the driver.
 #[derive(Debug)]
 pub struct HostileDevice {
-    queue: SplitDevice,
+    queue: QueueDevice,
     rng: Rng,
     honesty: u32,
     held: Vec<Chain>,
@@ -138,7 +138,7 @@ pub struct HostileDevice {
 impl HostileDevice {
     /// Takes over a queue.
     #[must_use]
-    pub fn new(queue: SplitDevice, seed: u64) -> Self {
+    pub fn new(queue: QueueDevice, seed: u64) -> Self {
         Self {
             queue,
             rng: Rng::new(seed),
@@ -158,12 +158,12 @@ impl HostileDevice {
 
     /// The queue.
     #[must_use]
-    pub fn queue(&self) -> &SplitDevice {
+    pub fn queue(&self) -> &QueueDevice {
         &self.queue
     }
 
     /// The queue.
-    pub fn queue_mut(&mut self) -> &mut SplitDevice {
+    pub fn queue_mut(&mut self) -> &mut QueueDevice {
         &mut self.queue
     }
 
@@ -197,7 +197,7 @@ impl HostileDevice {
             Move::Scribble { nth } => {
                 if let Some(chain) = self.held.get(nth % self.held.len().max(1)) {
                     let bytes = self.rng.bytes(chain.writable().min(MOST) as usize);
-                    // Out of reach after a lie: see `SplitDevice::forge_used`.
+                    // Out of reach after a lie: see `QueueDevice::forge_used`.
                     let _ = self.queue.try_write(chain, &bytes);
                 }
             }
@@ -217,8 +217,7 @@ impl HostileDevice {
             }
             Move::Rewrite { slot, id, len } => self.queue.forge_used_element(slot, id, len),
             Move::MoveIdx { by } => {
-                let idx = self.queue.used_idx().wrapping_add_signed(by);
-                self.queue.forge_used_idx(idx);
+                self.queue.forge_move(by);
             }
             Move::Flags(flags) => self.queue.set_used_flags(flags),
             Move::Event(event) => self.queue.set_avail_event(event),

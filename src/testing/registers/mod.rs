@@ -14,7 +14,7 @@ use core::fmt;
 use crate::features::{Feature, Features, Requirement};
 use crate::testing::bus::Bus;
 use crate::testing::device::{Event, Generation, ResetAnswer};
-use crate::testing::split::{Leash, SplitDevice, SplitOptions};
+use crate::testing::queue::{Leash, QueueDevice, QueueOptions};
 use crate::testing::violation::Violations;
 use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
 
@@ -23,7 +23,7 @@ pub(in crate::testing) struct Queue {
     pub(in crate::testing) max: u16,
     pub(in crate::testing) start: u16,
     pub(in crate::testing) vector: Option<u16>,
-    pub(in crate::testing) device: Option<SplitDevice>,
+    pub(in crate::testing) device: Option<QueueDevice>,
     pub(in crate::testing) leash: Option<Leash>,
     enabled: bool,
 }
@@ -139,25 +139,23 @@ impl Registers {
         if max == 0 {
             return Err(TransportError::QueueUnavailable { queue: index });
         }
-        if size == 0 || size > max || !size.is_power_of_two() {
+        let options = QueueOptions {
+            start: self.queues[usize::from(index.0)].start,
+            ..QueueOptions::negotiated(self.accepted)
+        };
+        if size == 0 || size > max || !(options.packed || size.is_power_of_two()) {
             self.violation("bug-8", format!("{index}: a size of {size}, at most {max}"));
             let queue = index;
             return Err(TransportError::QueueSize { queue, size, max });
         }
         self.check_vector(vector)?;
-        let options = SplitOptions {
-            event_idx: self.accepted.has(Feature::EVENT_IDX),
-            indirect: self.accepted.has(Feature::INDIRECT_DESC),
-            in_order: self.accepted.has(Feature::IN_ORDER),
-            start: self.queues[usize::from(index.0)].start,
-        };
         let queue = &mut self.queues[usize::from(index.0)];
         if queue.enabled {
             self.log
                 .report("bug-66", format!("{index} is enabled twice"));
             return Err(TransportError::QueueInUse { queue: index });
         }
-        match SplitDevice::try_new(&self.bus, size, areas, options, &self.log) {
+        match QueueDevice::try_new(&self.bus, size, areas, options, &self.log) {
             Ok(device) => queue.device = Some(device),
             Err(violation) => self.log.report(violation.id, violation.what),
         }
@@ -253,7 +251,9 @@ impl Registers {
         self.isr = 0;
         self.config_vector = None;
         for queue in &mut self.queues {
-            queue.device = None;
+            if let Some(mut device) = queue.device.take() {
+                device.judge_reset("LC-009");
+            }
             queue.leash = None;
             queue.enabled = false;
             queue.vector = None;
