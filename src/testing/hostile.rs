@@ -89,14 +89,24 @@ pub enum Move {
         /// The length.
         len: u32,
     },
-    /// Moves the used index by this much, back or ahead.
+    /// Moves the used index by this much, back or ahead; in a packed ring, the place of the next
+    /// used descriptor.
     MoveIdx {
         /// How far.
         by: i16,
     },
-    /// Stores `used.flags`.
+    /// Turns flags of a packed ring's descriptor over: back, before the next look at it, when the
+    /// same move follows. A used descriptor looks available, or of the other lap; an available or
+    /// idle one looks used.
+    Flip {
+        /// Its index, modulo the queue size.
+        index: u16,
+        /// `1 << 7` is AVAIL, `1 << 15` is USED.
+        flags: u16,
+    },
+    /// Stores `used.flags`, or the flags of a packed ring's device area.
     Flags(u16),
-    /// Stores `avail_event`.
+    /// Stores `avail_event`, or offset and wrap counter of a packed ring's device area.
     Event(u16),
     /// Overwrites a descriptor.
     Descriptor {
@@ -107,14 +117,14 @@ pub enum Move {
         /// Its length, flags and next.
         rest: u64,
     },
-    /// Overwrites an entry of the available ring.
+    /// Overwrites an entry of the available ring; a packed ring has none.
     Available {
         /// Slot, modulo the queue size.
         slot: u16,
         /// The head.
         head: u16,
     },
-    /// Overwrites the index of the available ring.
+    /// Overwrites the index of the available ring, or a packed ring's driver area.
     AvailableIdx(u16),
 }
 
@@ -219,6 +229,7 @@ impl HostileDevice {
             Move::MoveIdx { by } => {
                 self.queue.forge_move(by);
             }
+            Move::Flip { index, flags } => self.queue.forge_flip(index, flags),
             Move::Flags(flags) => self.queue.set_used_flags(flags),
             Move::Event(event) => self.queue.set_avail_event(event),
             Move::Descriptor { index, addr, rest } => {
@@ -259,7 +270,7 @@ impl HostileDevice {
         let len = rng
             .one_of(&[0, 1, near, 0x1_0000, i32::MAX as u32, u32::MAX])
             .unwrap_or(0);
-        match rng.below(16) {
+        match rng.below(18) {
             0..=2 => Move::ReturnWithLen { nth, len },
             3 => Move::Scribble { nth },
             4 => Move::WriteAfterReturn,
@@ -286,6 +297,10 @@ impl HostileDevice {
             14 => Move::Available {
                 slot: rng.word(),
                 head: rng.word(),
+            },
+            15 | 16 => Move::Flip {
+                index: rng.word(),
+                flags: rng.one_of(&[1 << 7, 1 << 15, 0x8080]).unwrap_or(0),
             },
             _ => Move::AvailableIdx(rng.word()),
         }

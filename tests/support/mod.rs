@@ -1,5 +1,7 @@
 //! A driver and a fake device, started: what several tests begin with.
 
+#![allow(dead_code)] // each test uses its part
+
 use std::fmt::Debug;
 
 use vring::buffer::DmaBuf;

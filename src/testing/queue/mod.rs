@@ -88,6 +88,10 @@ pub struct QueueDevice {
     /// How the device that it was taken from stops it.
     leash: Option<Leash>,
     halted: bool,
+    /// Up to where buffers were available when the driver asked the device to suspend itself.
+    frozen: Option<u64>,
+    /// The device is suspended: it takes no buffers.
+    paused: bool,
 }
 
 /// Stops a queue that runs in a thread of its own.
@@ -160,6 +164,8 @@ impl QueueDevice {
             returned: 0,
             leash: None,
             halted: false,
+            frozen: None,
+            paused: false,
         })
     }
 
@@ -191,7 +197,7 @@ impl QueueDevice {
 
     /// Looks for newly available buffers and checks them. Returns how many wait to be popped.
     pub fn refresh(&mut self) -> usize {
-        if self.is_halted() {
+        if self.is_halted() || self.paused {
             return 0;
         }
         for Fresh { chain, mut record } in self.side.look(&self.view, self.records.len()) {
@@ -211,7 +217,7 @@ impl QueueDevice {
 
     /// Takes the next available buffer.
     pub fn pop(&mut self) -> Option<Chain> {
-        if self.is_halted() {
+        if self.is_halted() || self.paused {
             return None;
         }
         if self.pending.is_empty() {
@@ -434,6 +440,34 @@ impl QueueDevice {
         for (&head, record) in &records {
             self.judge(record, head);
         }
+    }
+
+    /// The device is asked to suspend itself: no more buffers may become available.
+    pub(super) fn freeze(&mut self) {
+        self.frozen = Some(self.side.available());
+    }
+
+    /// The device suspends itself, or goes on.
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        if !paused {
+            self.frozen = None;
+        }
+    }
+
+    /// Checks that none became available meanwhile; `id` is the statement that says so.
+    pub(super) fn judge_frozen(&mut self, id: &'static str) {
+        let Some(frozen) = self.frozen else { return };
+        let now = self.side.available();
+        if now != frozen && !self.view.tainted {
+            let what = format!("buffers became available while suspended: {frozen} to {now}");
+            self.view.log.report(id, what);
+            self.frozen = Some(now);
+        }
+    }
+
+    pub(super) fn is_tainted(&self) -> bool {
+        self.view.tainted
     }
 
     /// A leased buffer may be touched while its queue exists and nothing was forged.
