@@ -52,8 +52,15 @@ pub enum Move {
     Look,
     /// Fills the writable part of the `nth` buffer that it holds, and returns it honestly.
     Return {
-        /// Which of the buffers that it holds, modulo their number.
+        /// Which of the buffers that it holds, modulo their number. Under `VIRTIO_F_IN_ORDER` it
+        /// is the oldest.
         nth: usize,
+    },
+    /// Returns so many of the oldest buffers that it holds, honestly: by one used element under
+    /// `VIRTIO_F_IN_ORDER`.
+    ReturnBatch {
+        /// How many, at most.
+        count: usize,
     },
     /// Returns a buffer that it holds with a length of its choice: beyond the chain, or on a chain
     /// that has nothing to be written.
@@ -203,6 +210,7 @@ impl HostileDevice {
                 }
             }
             Move::Return { nth } => self.give_back(nth, None),
+            Move::ReturnBatch { count } => self.give_back_batch(count),
             Move::ReturnWithLen { nth, len } => self.give_back(nth, Some(len)),
             Move::Scribble { nth } => {
                 if let Some(chain) = self.held.get(nth % self.held.len().max(1)) {
@@ -244,7 +252,9 @@ impl HostileDevice {
         if self.held.is_empty() {
             return;
         }
-        let chain = self.held.swap_remove(nth % self.held.len());
+        let in_order = self.queue.options().in_order;
+        let nth = if in_order { 0 } else { nth % self.held.len() };
+        let chain = self.held.remove(nth);
         let bytes = self.rng.bytes(chain.writable().min(MOST) as usize);
         let written = self.queue.try_write(&chain, &bytes).unwrap_or(0);
         self.queue.push(chain.clone(), len.unwrap_or(written));
@@ -252,13 +262,35 @@ impl HostileDevice {
         self.last = Some(chain);
     }
 
+    fn give_back_batch(&mut self, count: usize) {
+        if !self.queue.options().in_order {
+            (0..count).for_each(|_| self.give_back(0, None));
+            return;
+        }
+        let batch: Vec<_> = self.held.drain(..count.min(self.held.len())).collect();
+        let Some(last) = batch.last().cloned() else {
+            return;
+        };
+        let mut written = 0;
+        for chain in &batch {
+            let bytes = self.rng.bytes(chain.writable().min(MOST) as usize);
+            written = self.queue.try_write(chain, &bytes).unwrap_or(0);
+        }
+        self.queue.push_batch(batch, written);
+        self.queue.publish();
+        self.last = Some(last);
+    }
+
     fn choose(&mut self) -> Move {
         let honest = self.rng.below(100) < self.honesty;
         let rng = &mut self.rng;
         let nth = rng.below(self.held.len().max(1) as u32) as usize;
         if honest {
-            return match rng.below(3) {
-                0 => Move::Look,
+            return match rng.below(6) {
+                0 | 1 => Move::Look,
+                2 => Move::ReturnBatch {
+                    count: 1 + rng.below(4) as usize,
+                },
                 _ => Move::Return { nth },
             };
         }
