@@ -188,7 +188,15 @@ impl<P: Platform> Format for Packed<P> {
         let wrap = counts.used_flags & AVAIL != 0;
         let mut event = (counts.used_at, wrap);
         if delayed {
-            let in_flight = self.num.wrapping_sub(counts.free);
+            // Of what the device has: what is not published does not come back.
+            let in_flight = if counts.next == counts.published {
+                self.num.wrapping_sub(counts.free)
+            } else if counts.held_at >= counts.used_at {
+                counts.held_at.wrapping_sub(counts.used_at)
+            } else {
+                let lap = counts.held_at.wrapping_add(self.num);
+                lap.wrapping_sub(counts.used_at)
+            };
             event.0 = event.0.wrapping_add(in_flight / 4 * 3);
             if event.0 >= self.num {
                 event = (event.0.wrapping_sub(self.num), !wrap);
