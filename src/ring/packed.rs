@@ -217,7 +217,15 @@ impl<P: Platform> Format for Packed<P> {
     fn arm(&self, counts: &Counts, delayed: bool) -> bool {
         let (mut at, mut lap) = (counts.used_at, counts.used_lap);
         if delayed {
-            let in_flight = self.num.wrapping_sub(counts.free);
+            // Of what the device has: what is not published does not come back.
+            let in_flight = if counts.next == counts.published {
+                self.num.wrapping_sub(counts.free)
+            } else if counts.held_at >= counts.used_at {
+                counts.held_at.wrapping_sub(counts.used_at)
+            } else {
+                let further = counts.held_at.wrapping_add(self.num);
+                further.wrapping_sub(counts.used_at)
+            };
             step(&mut at, &mut lap, self.num, in_flight / 4 * 3);
         }
         let event = self.event_idx.then(|| position(at, lap));
