@@ -25,6 +25,17 @@ pub enum ResetAnswer {
     Never,
 }
 
+/// How a device answers when it is told to suspend itself, and to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspendAnswer {
+    /// It has done so after so many reads of the status.
+    After(u32),
+    /// It never does.
+    Never,
+    /// It cannot, and asks for a reset.
+    Fail,
+}
+
 /// How the configuration behaves while it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
@@ -48,6 +59,10 @@ pub enum Event {
     Enabled(QueueIndex, u16),
     /// The device finished a reset.
     Reset,
+    /// The driver began to reset a queue.
+    QueueResetBegun(QueueIndex),
+    /// The device finished the reset of a queue.
+    QueueReset(QueueIndex),
 }
 
 type KickHook = Arc<dyn Fn(&FakeDevice, QueueIndex) + Send + Sync>;
@@ -165,6 +180,36 @@ impl FakeDevice {
         let mut registers = self.registers();
         registers.reset_answer = answer;
         registers.rearm_reset();
+    }
+
+    /// Answers resets of queues so from now on; at first they are done when first asked for.
+    pub fn set_queue_reset(&self, answer: ResetAnswer) {
+        let mut registers = self.registers();
+        registers.queue_reset_answer = answer;
+        registers.rearm_reset();
+    }
+
+    /// Suspends itself so from now on, and goes on so; at first it has done so when first asked.
+    pub fn set_suspend(&self, answer: SuspendAnswer) {
+        let mut registers = self.registers();
+        registers.suspend_answer = answer;
+        registers.rearm_reset();
+    }
+
+    /// Expects this value from the doorbell of a queue under `VIRTIO_F_NOTIF_CONFIG_DATA`; at first
+    /// it is the queue's number.
+    #[must_use]
+    pub fn notify_data(self, queue: QueueIndex, data: u16) -> Self {
+        if let Some(queue) = self.registers().queues.get_mut(usize::from(queue.0)) {
+            queue.notify_data = Some(data);
+        }
+        self
+    }
+
+    /// What the last ring of a queue's doorbell carried.
+    #[must_use]
+    pub fn rung(&self, queue: QueueIndex) -> Option<u32> {
+        self.registers().queues.get(usize::from(queue.0))?.rung
     }
 
     /// Does not keep `FEATURES_OK` from now on.

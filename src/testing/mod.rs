@@ -119,7 +119,7 @@ mod violation;
 
 pub use books::{Counts, POISON};
 pub use bus::{Bus, BusFault};
-pub use device::{Event, FakeDevice, Generation, ResetAnswer};
+pub use device::{Event, FakeDevice, Generation, ResetAnswer, SuspendAnswer};
 pub use hostile::{HostileDevice, Move, Rng};
 pub use platform::{Bounce, Bouncing, Direct, Discontiguous, Fake, InPlace, Kind, Pages};
 pub use split::{Chain, Segment, SplitDevice, SplitOptions};

@@ -13,7 +13,7 @@ use core::fmt;
 
 use crate::features::{Feature, Features, Requirement};
 use crate::testing::bus::Bus;
-use crate::testing::device::{Event, Generation, ResetAnswer};
+use crate::testing::device::{Event, Generation, ResetAnswer, SuspendAnswer};
 use crate::testing::split::{Leash, SplitDevice, SplitOptions};
 use crate::testing::violation::Violations;
 use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
@@ -25,6 +25,16 @@ pub(in crate::testing) struct Queue {
     pub(in crate::testing) vector: Option<u16>,
     pub(in crate::testing) device: Option<SplitDevice>,
     pub(in crate::testing) leash: Option<Leash>,
+    /// What doorbells carry under `VIRTIO_F_NOTIF_CONFIG_DATA`.
+    pub(in crate::testing) notify_data: Option<u16>,
+    /// What the last ring of the doorbell carried.
+    pub(in crate::testing) rung: Option<u32>,
+    /// It was reset after `DRIVER_OK`, and may be set up again.
+    vacant: bool,
+    /// A reset of the queue is under way; so many reads until it is confirmed.
+    resetting: Option<ResetAnswer>,
+    /// Doorbells of before the queue's own resets are stale, too.
+    epoch: usize,
     enabled: bool,
 }
 
@@ -36,8 +46,21 @@ impl Queue {
             vector: None,
             device: None,
             leash: None,
+            notify_data: None,
+            rung: None,
+            vacant: false,
+            resetting: None,
+            epoch: 0,
             enabled: false,
         }
+    }
+
+    fn reset(&mut self) {
+        self.device = None;
+        self.leash = None;
+        self.enabled = false;
+        self.vector = None;
+        self.resetting = None;
     }
 }
 
@@ -57,6 +80,11 @@ pub(in crate::testing) struct Registers {
     pub(in crate::testing) vectors: Option<u16>,
     pub(in crate::testing) config_vector: Option<u16>,
     pub(in crate::testing) reset_answer: ResetAnswer,
+    pub(in crate::testing) queue_reset_answer: ResetAnswer,
+    pub(in crate::testing) suspend_answer: SuspendAnswer,
+    /// What the driver asked for by `SUSPEND` or `DRIVER_OK`, and is not done.
+    suspending: Option<SuspendAnswer>,
+    suspended: bool,
     pub(in crate::testing) refuses_features: bool,
     pub(in crate::testing) refuses_vectors: bool,
     /// A reset was asked for; so many reads of the status until it is confirmed.
@@ -94,6 +122,10 @@ impl Registers {
             vectors: None,
             config_vector: None,
             reset_answer: ResetAnswer::After(0),
+            queue_reset_answer: ResetAnswer::After(0),
+            suspend_answer: SuspendAnswer::After(0),
+            suspending: None,
+            suspended: false,
             refuses_features: false,
             refuses_vectors: false,
             resetting: None,
@@ -132,8 +164,12 @@ impl Registers {
             let what = format!("{index} is set up in status {:?}", self.status);
             self.violation("LC-002f", what);
         }
-        if self.status.contains(Status::DRIVER_OK) {
+        let vacant = self.queues.get(usize::from(index.0));
+        if self.status.contains(Status::DRIVER_OK) && !vacant.is_some_and(|queue| queue.vacant) {
             self.violation("LC-002g", format!("{index} is set up after DRIVER_OK"));
+        }
+        if self.status.contains(Status::SUSPEND) {
+            self.violation("LC-014", format!("{index} is set up while suspended"));
         }
         let max = self.max_queue_size(index);
         if max == 0 {
@@ -162,9 +198,72 @@ impl Registers {
             Err(violation) => self.log.report(violation.id, violation.what),
         }
         queue.enabled = true;
+        queue.vacant = false;
         queue.vector = vector;
         self.events.push(Event::Enabled(index, size));
         Ok(())
+    }
+
+    /// What the doorbell of a queue carries.
+    pub(in crate::testing) fn notify_value(&self, index: QueueIndex) -> u16 {
+        let data = self.queues.get(usize::from(index.0));
+        let data = data.and_then(|queue| queue.notify_data);
+        match self.accepted.has(Feature::NOTIF_CONFIG_DATA) {
+            true => data.unwrap_or(index.0),
+            false => index.0,
+        }
+    }
+
+    /// The epoch of a queue's doorbells.
+    pub(in crate::testing) fn queue_epoch(&self, index: QueueIndex) -> usize {
+        let queue = self.queues.get(usize::from(index.0));
+        queue.map_or(0, |queue| queue.epoch)
+    }
+
+    /// The driver begins to reset a queue.
+    pub(in crate::testing) fn reset_queue(
+        &mut self,
+        index: QueueIndex,
+    ) -> Result<(), TransportError> {
+        if !self.accepted.has(Feature::RING_RESET) {
+            self.violation("FE-001", format!("{index} is reset without RING_RESET"));
+        }
+        let answer = self.queue_reset_answer;
+        let unavailable = TransportError::QueueUnavailable { queue: index };
+        let queue = self.queues.get_mut(usize::from(index.0));
+        let queue = queue.ok_or(unavailable)?;
+        if queue.resetting.is_some() || !queue.enabled {
+            let what = format!("{index} is reset while it is reset, or was not enabled");
+            self.log.report("CF-006", what);
+        }
+        queue.resetting = Some(answer);
+        self.events.push(Event::QueueResetBegun(index));
+        Ok(())
+    }
+
+    /// The driver asks whether a queue has been reset.
+    pub(in crate::testing) fn is_queue_reset(&mut self, index: QueueIndex) -> bool {
+        let Some(queue) = self.queues.get_mut(usize::from(index.0)) else {
+            return false;
+        };
+        match &mut queue.resetting {
+            None => return !queue.enabled,
+            Some(ResetAnswer::Never) => return false,
+            Some(ResetAnswer::After(0)) => {}
+            Some(ResetAnswer::After(reads)) => {
+                *reads -= 1;
+                return false;
+            }
+        }
+        if queue.leash.as_ref().is_some_and(|leash| !leash.stop()) {
+            return false;
+        }
+        queue.reset();
+        queue.vacant = true;
+        self.epoch += 1;
+        queue.epoch = self.epoch;
+        self.events.push(Event::QueueReset(index));
+        true
     }
 
     pub(in crate::testing) fn set_config_vector(
@@ -190,21 +289,24 @@ impl Registers {
 
     /// The driver rings a doorbell. Whether the device heeds it.
     pub(in crate::testing) fn kick(&mut self, index: QueueIndex, epoch: usize, value: u32) -> bool {
-        if epoch != self.epoch {
+        if epoch != self.queue_epoch(index) {
             self.stale_kicks += 1;
             return false;
         }
         *self.kicks.entry(index.0).or_default() += 1;
-        if value & 0xffff != u32::from(index.0) {
+        let with_data = self.accepted.has(Feature::NOTIFICATION_DATA);
+        if value as u16 != self.notify_value(index) || (!with_data && value >> 16 != 0) {
             self.violation("bug-28", format!("the doorbell of {index} took {value}"));
+        }
+        self.queues[usize::from(index.0)].rung = Some(value);
+        if self.status.contains(Status::SUSPEND) {
+            self.violation("LC-013", format!("{index} is notified while suspended"));
+            return false;
         }
         if !self.status.contains(Status::DRIVER_OK) {
             let what = format!("{index} is notified in status {:?}", self.status);
             self.violation("LC-007", what);
             return false;
-        }
-        if self.status.contains(Status::SUSPEND) {
-            self.violation("LC-013", format!("{index} is notified while suspended"));
         }
         if let Some(device) = &mut self.queues[usize::from(index.0)].device {
             device.kicked();
@@ -229,8 +331,16 @@ impl Registers {
         core::mem::take(&mut self.isr)
     }
 
-    /// The answer to resets was changed: it goes for one that is under way as well.
+    /// The answers were changed: they go for what is under way as well.
     pub(in crate::testing) fn rearm_reset(&mut self) {
+        for queue in &mut self.queues {
+            if queue.resetting.is_some() {
+                queue.resetting = Some(self.queue_reset_answer);
+            }
+        }
+        if self.suspending.is_some() {
+            self.suspending = Some(self.suspend_answer);
+        }
         if self.resetting.is_some() {
             self.resetting = Some(self.reset_answer);
         }
@@ -252,11 +362,12 @@ impl Registers {
         self.epoch += 1;
         self.isr = 0;
         self.config_vector = None;
+        self.suspending = None;
+        self.suspended = false;
         for queue in &mut self.queues {
-            queue.device = None;
-            queue.leash = None;
-            queue.enabled = false;
-            queue.vector = None;
+            queue.reset();
+            queue.vacant = false;
+            queue.epoch = self.epoch;
         }
         self.events.push(Event::Reset);
     }

@@ -4,7 +4,7 @@ use alloc::format;
 
 use super::Registers;
 use crate::features::{Feature, Features};
-use crate::testing::device::{Event, ResetAnswer};
+use crate::testing::device::{Event, ResetAnswer, SuspendAnswer};
 use crate::transport::Status;
 
 impl Registers {
@@ -18,7 +18,28 @@ impl Registers {
                 self.finish_reset();
             }
         }
+        match self.suspending {
+            None | Some(SuspendAnswer::Never) => {}
+            Some(SuspendAnswer::Fail) => {
+                self.suspending = None;
+                self.status |= Status::NEEDS_RESET;
+            }
+            Some(SuspendAnswer::After(0)) => self.finish_suspend(),
+            Some(SuspendAnswer::After(reads)) => {
+                self.suspending = Some(SuspendAnswer::After(reads - 1));
+            }
+        }
         self.status
+    }
+
+    /// Has stopped, or goes on: of `SUSPEND` and `DRIVER_OK`, the older bit goes (VIRTIO 1.4, 3.4).
+    fn finish_suspend(&mut self) {
+        self.suspending = None;
+        self.suspended = !self.suspended;
+        self.status.remove(match self.suspended {
+            true => Status::DRIVER_OK,
+            false => Status::SUSPEND,
+        });
     }
 
     /// The driver writes the status.
@@ -34,6 +55,11 @@ impl Registers {
         }
         self.judge_status(new);
         let asked_for_reset = self.status & Status::NEEDS_RESET;
+        let added = new - self.status;
+        if added.contains(Status::SUSPEND) || (self.suspended && added.contains(Status::DRIVER_OK))
+        {
+            self.suspending = Some(self.suspend_answer);
+        }
         self.status = new | asked_for_reset;
         if new.contains(Status::FEATURES_OK) && !self.features_ok_read {
             self.judge_features();
