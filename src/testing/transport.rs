@@ -24,8 +24,8 @@ impl FakeTransport {
     }
 }
 
-// SAFETY: 1. `Registers::enable_queue` gives the areas to the one `SplitDevice` of that queue.
-// 2. The status reads 0 only when `Registers::finish_reset` has dropped every `SplitDevice`, and
+// SAFETY: 1. `Registers::enable_queue` gives the areas to the one `QueueDevice` of that queue.
+// 2. The status reads 0 only when `Registers::finish_reset` has dropped every `QueueDevice`, and
 // those that were taken out have stopped. 3. So does `Registers::is_queue_reset` for one queue.
 unsafe impl Transport for FakeTransport {
     fn device_id(&self) -> DeviceId {

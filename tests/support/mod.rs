@@ -1,5 +1,7 @@
 //! A driver and a fake device, started: what several tests begin with.
 
+#![allow(dead_code)] // each test uses its part
+
 use std::fmt::Debug;
 
 use vring::buffer::DmaBuf;
@@ -19,7 +21,20 @@ pub(crate) const FEATURES: [Features; 2] = [
     Features::of(&[Feature::VERSION_1]),
 ];
 
-/// Initialises the device and its first queue, accepting what it offers of [`FEATURES`].
+/// Everything that a ring can be.
+pub(crate) const RINGS: Features = Features::of(&[
+    Feature::VERSION_1,
+    Feature::EVENT_IDX,
+    Feature::INDIRECT_DESC,
+    Feature::RING_PACKED,
+    Feature::IN_ORDER,
+    Feature::ORDER_PLATFORM,
+    Feature::NOTIFICATION_DATA,
+    Feature::NOTIF_CONFIG_DATA,
+    Feature::RING_RESET,
+]);
+
+/// Initialises the device and its first queue, accepting what it offers of [`RINGS`].
 pub(crate) fn start<P: Platform + Debug, B: DmaBuf + Debug>(
     platform: &P,
     device: &FakeDevice,
@@ -27,7 +42,7 @@ pub(crate) fn start<P: Platform + Debug, B: DmaBuf + Debug>(
 ) -> (Live<P, FakeTransport>, Virtqueue<P, B>) {
     let reset = init::reset(device.transport(), platform).unwrap();
     let wish = Wish {
-        want: FEATURES[0],
+        want: RINGS,
         ..Wish::default()
     };
     let mut negotiated = reset.negotiate(&wish).unwrap();

@@ -122,7 +122,7 @@ pub(crate) fn answer(read: &[u8]) -> impl Iterator<Item = u8> + use<> {
 }
 
 /// Serves a chain: reads all, writes at most `most` bytes of the answer; how many.
-pub(crate) fn reply(queue: &vring::testing::SplitDevice, chain: &Chain, most: usize) -> u32 {
+pub(crate) fn reply(queue: &vring::testing::QueueDevice, chain: &Chain, most: usize) -> u32 {
     let read = queue.read(chain);
     let len = most.min(chain.writable() as usize);
     queue.write(chain, &answer(&read).take(len).collect::<Vec<u8>>())

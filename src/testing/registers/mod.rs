@@ -4,6 +4,7 @@
 //! ids of violations are those of the statements there (LC-002a to LC-002h are its eight steps).
 
 mod config;
+mod doorbell;
 mod status;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -14,7 +15,7 @@ use core::fmt;
 use crate::features::{Feature, Features, Requirement};
 use crate::testing::bus::Bus;
 use crate::testing::device::{Event, Generation, ResetAnswer, SuspendAnswer};
-use crate::testing::split::{Leash, SplitDevice, SplitOptions};
+use crate::testing::queue::{Leash, QueueDevice, QueueOptions};
 use crate::testing::violation::Violations;
 use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
 
@@ -22,8 +23,9 @@ use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError}
 pub(in crate::testing) struct Queue {
     pub(in crate::testing) max: u16,
     pub(in crate::testing) start: u16,
+    pub(in crate::testing) most_segments: u16,
     pub(in crate::testing) vector: Option<u16>,
-    pub(in crate::testing) device: Option<SplitDevice>,
+    pub(in crate::testing) device: Option<QueueDevice>,
     pub(in crate::testing) leash: Option<Leash>,
     /// What doorbells carry under `VIRTIO_F_NOTIF_CONFIG_DATA`.
     pub(in crate::testing) notify_data: Option<u16>,
@@ -33,6 +35,8 @@ pub(in crate::testing) struct Queue {
     vacant: bool,
     /// A reset of the queue is under way; so many reads until it is confirmed.
     resetting: Option<ResetAnswer>,
+    /// It had an interrupt vector when it was set up before.
+    had_vector: bool,
     /// Doorbells of before the queue's own resets are stale, too.
     epoch: usize,
     enabled: bool,
@@ -43,6 +47,7 @@ impl Queue {
         Self {
             max,
             start: 0,
+            most_segments: 0,
             vector: None,
             device: None,
             leash: None,
@@ -50,13 +55,19 @@ impl Queue {
             rung: None,
             vacant: false,
             resetting: None,
+            had_vector: false,
             epoch: 0,
             enabled: false,
         }
     }
 
-    fn reset(&mut self) {
-        self.device = None;
+    /// The queue stops. Until now the driver had to leave it alone; `id` is the statement that
+    /// says so.
+    fn reset(&mut self, id: &'static str) {
+        if let Some(mut device) = self.device.take() {
+            device.judge_reset(id);
+        }
+        self.had_vector |= self.vector.is_some();
         self.leash = None;
         self.enabled = false;
         self.vector = None;
@@ -175,25 +186,32 @@ impl Registers {
         if max == 0 {
             return Err(TransportError::QueueUnavailable { queue: index });
         }
-        if size == 0 || size > max || !size.is_power_of_two() {
+        let options = QueueOptions {
+            start: self.queues[usize::from(index.0)].start,
+            most_segments: self.queues[usize::from(index.0)].most_segments,
+            ..QueueOptions::negotiated(self.accepted)
+        };
+        if size == 0 || size > max || !(options.packed || size.is_power_of_two()) {
             self.violation("bug-8", format!("{index}: a size of {size}, at most {max}"));
             let queue = index;
             return Err(TransportError::QueueSize { queue, size, max });
         }
         self.check_vector(vector)?;
-        let options = SplitOptions {
-            event_idx: self.accepted.has(Feature::EVENT_IDX),
-            indirect: self.accepted.has(Feature::INDIRECT_DESC),
-            in_order: self.accepted.has(Feature::IN_ORDER),
-            start: self.queues[usize::from(index.0)].start,
-        };
         let queue = &mut self.queues[usize::from(index.0)];
+        if queue.resetting.is_some() {
+            let what = format!("{index} is enabled before its reset was seen to be done");
+            self.log.report("CF-006", what);
+        }
+        if queue.vacant && queue.had_vector && vector.is_none() {
+            let what = format!("{index} had an interrupt vector, and is enabled again without");
+            self.log.report("CF-007", what);
+        }
         if queue.enabled {
             self.log
                 .report("bug-66", format!("{index} is enabled twice"));
             return Err(TransportError::QueueInUse { queue: index });
         }
-        match SplitDevice::try_new(&self.bus, size, areas, options, &self.log) {
+        match QueueDevice::try_new(&self.bus, size, areas, options, &self.log) {
             Ok(device) => queue.device = Some(device),
             Err(violation) => self.log.report(violation.id, violation.what),
         }
@@ -209,7 +227,7 @@ impl Registers {
         let data = self.queues.get(usize::from(index.0));
         let data = data.and_then(|queue| queue.notify_data);
         match self.accepted.has(Feature::NOTIF_CONFIG_DATA) {
-            true => data.unwrap_or(index.0),
+            true => data.unwrap_or(!index.0),
             false => index.0,
         }
     }
@@ -258,7 +276,7 @@ impl Registers {
         if queue.leash.as_ref().is_some_and(|leash| !leash.stop()) {
             return false;
         }
-        queue.reset();
+        queue.reset("CF-006");
         queue.vacant = true;
         self.epoch += 1;
         queue.epoch = self.epoch;
@@ -285,33 +303,6 @@ impl Registers {
             }
             (Some(_), Some(_)) => Ok(()),
         }
-    }
-
-    /// The driver rings a doorbell. Whether the device heeds it.
-    pub(in crate::testing) fn kick(&mut self, index: QueueIndex, epoch: usize, value: u32) -> bool {
-        if epoch != self.queue_epoch(index) {
-            self.stale_kicks += 1;
-            return false;
-        }
-        *self.kicks.entry(index.0).or_default() += 1;
-        let with_data = self.accepted.has(Feature::NOTIFICATION_DATA);
-        if value as u16 != self.notify_value(index) || (!with_data && value >> 16 != 0) {
-            self.violation("bug-28", format!("the doorbell of {index} took {value}"));
-        }
-        self.queues[usize::from(index.0)].rung = Some(value);
-        if self.status.contains(Status::SUSPEND) {
-            self.violation("LC-013", format!("{index} is notified while suspended"));
-            return false;
-        }
-        if !self.status.contains(Status::DRIVER_OK) {
-            let what = format!("{index} is notified in status {:?}", self.status);
-            self.violation("LC-007", what);
-            return false;
-        }
-        if let Some(device) = &mut self.queues[usize::from(index.0)].device {
-            device.kicked();
-        }
-        true
     }
 
     pub(in crate::testing) fn fail(&mut self) {
@@ -365,8 +356,13 @@ impl Registers {
         self.suspending = None;
         self.suspended = false;
         for queue in &mut self.queues {
-            queue.reset();
+            let id = match queue.resetting {
+                Some(_) => "CF-006",
+                None => "LC-009",
+            };
+            queue.reset(id);
             queue.vacant = false;
+            queue.had_vector = false;
             queue.epoch = self.epoch;
         }
         self.events.push(Event::Reset);

@@ -18,6 +18,7 @@ impl Registers {
                 self.finish_reset();
             }
         }
+        self.judge_buffers();
         match self.suspending {
             None | Some(SuspendAnswer::Never) => {}
             Some(SuspendAnswer::Fail) => {
@@ -36,10 +37,37 @@ impl Registers {
     fn finish_suspend(&mut self) {
         self.suspending = None;
         self.suspended = !self.suspended;
+        for device in self
+            .queues
+            .iter_mut()
+            .filter_map(|queue| queue.device.as_mut())
+        {
+            device.pause(self.suspended);
+        }
         self.status.remove(match self.suspended {
             true => Status::DRIVER_OK,
             false => Status::SUSPEND,
         });
+    }
+
+    /// The driver has asked the device to go on, and the device does not yet.
+    pub(super) fn is_resuming(&self) -> bool {
+        self.suspended && self.suspending.is_some()
+    }
+
+    /// No buffers become available while the device is suspended, or about to be.
+    pub(in crate::testing) fn judge_buffers(&mut self) {
+        let id = match self.is_resuming() {
+            true => "LC-015",
+            false => "LC-012",
+        };
+        for device in self
+            .queues
+            .iter_mut()
+            .filter_map(|queue| queue.device.as_mut())
+        {
+            device.judge_frozen(id);
+        }
     }
 
     /// The driver writes the status.
@@ -58,7 +86,17 @@ impl Registers {
         let added = new - self.status;
         if added.contains(Status::SUSPEND) || (self.suspended && added.contains(Status::DRIVER_OK))
         {
+            self.judge_buffers();
             self.suspending = Some(self.suspend_answer);
+        }
+        if added.contains(Status::SUSPEND) {
+            for device in self
+                .queues
+                .iter_mut()
+                .filter_map(|queue| queue.device.as_mut())
+            {
+                device.freeze();
+            }
         }
         self.status = new | asked_for_reset;
         if new.contains(Status::FEATURES_OK) && !self.features_ok_read {
@@ -74,6 +112,16 @@ impl Registers {
         if self.resetting.is_some() {
             let what = format!("status {new:?} is written before the reset is confirmed");
             self.violation("LC-001", what);
+        }
+        if self.suspending.is_some() && !new.contains(Status::FAILED) {
+            let id = match self.is_resuming() {
+                true => "LC-015",
+                false => "LC-011",
+            };
+            self.violation(
+                id,
+                format!("status {new:?} before {old:?} was seen to change"),
+            );
         }
         if !self.was_reset {
             self.violation("LC-002a", format!("status {new:?} without a reset first"));
