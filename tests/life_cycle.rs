@@ -712,6 +712,49 @@ fn a_doorbell_from_before_a_queue_reset_is_stale() {
     two.finish();
 }
 
+#[test]
+fn of_a_device_that_was_told_to_reset_nothing_else_can_be_asked() {
+    let platform = InPlace::new();
+    platform.set_patience(5);
+    let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
+        .offer(Feature::VERSION_1 | Feature::RING_RESET | Feature::SUSPEND)
+        .queues(&[8, 8, 8]);
+    let reset = init::reset(device.transport(), &platform).unwrap();
+    let mut negotiated = reset.negotiate(&Wish::ring()).unwrap();
+    let config = QueueConfig::new(8);
+    let [first, second, third] = [0, 1, 2]
+        .map(QueueIndex)
+        .map(|queue| negotiated.queue::<Chunks>(queue, &config).unwrap());
+    let mut live = negotiated.finish().unwrap();
+    let [mut first, second] = [first, second].map(|pending| pending.start(&live).unwrap());
+    let (closed, vacant) = live.reset_queue(second).unwrap();
+    drop(closed);
+    device.set_reset(ResetAnswer::Never);
+    let events = device.events().len();
+    let mut live = live.reset().unwrap_err().live;
+    assert_eq!(live.check(), Err(InitFailure::NeedsReset));
+    let why = live.restart_queue(&mut first, &config, |_| panic!());
+    assert_eq!(why, Err(InitFailure::NeedsReset));
+    assert!(
+        live.queue::<Chunks>(vacant, &config)
+            .unwrap_err()
+            .proof
+            .is_some()
+    );
+    let third = third.start(&live).unwrap_err();
+    let error = live.suspend((first, third)).unwrap_err();
+    assert_eq!(error.why, SuspendFailure::NeedsReset);
+    assert_eq!(device.events()[events..], [Event::Status(Status::empty())]);
+    let Unsuspended::Running(live, (first, third)) = error.state else {
+        panic!("it was not told to suspend itself");
+    };
+    device.set_reset(ResetAnswer::After(0));
+    let (_, proof) = live.reset().unwrap();
+    drop((first.close(&proof).unwrap(), third.close(&proof).unwrap()));
+    device.assert_clean();
+    platform.assert_no_leaks();
+}
+
 /// Defends: LC-010, LC-011, LC-012, LC-013, LC-014, LC-015.
 #[test]
 fn a_device_is_suspended_with_all_its_queues_and_goes_on_where_it_was() {
@@ -956,7 +999,9 @@ fn a_suspended_device_that_is_dropped_keeps_its_memory() {
             two.device.set_reset(ResetAnswer::Never);
             let (suspended, why) = suspended.reset().unwrap_err();
             assert!(matches!(why, InitFailure::ResetNotConfirmed { .. }));
-            drop(suspended);
+            let error = suspended.resume().unwrap_err();
+            assert_eq!(error.why, SuspendFailure::NeedsReset);
+            drop(error);
             let leaked = platform.counts().leaked_buffers - before.leaked_buffers;
             assert_eq!(leaked, 2);
         }
