@@ -747,10 +747,11 @@ impl<K: Kind> Model<K> {
             queue,
             maker,
         } = rig;
-        came_back(live.reset_queue(queue).unwrap(), &expected);
+        let (closed, proof) = live.reset_queue(queue).unwrap();
+        came_back(closed, &expected);
         assert_eq!(maker.alive(), 0);
         config.size = size;
-        let queue = live.queue(Q, &config).unwrap();
+        let queue = live.queue(proof, &config).unwrap();
         assert_eq!(queue.size(), size);
         let rig = Rig {
             platform,

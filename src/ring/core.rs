@@ -27,7 +27,7 @@ use super::counts::Counts;
 use super::format::{Format, Impossible, Poll};
 use super::packed::Packed;
 use super::split::Split;
-use super::storage::{REPLY, Slot, Storage};
+use super::storage::{DESCRIPTORS, HEADER, REPLY, Slot, Storage};
 use crate::buffer::{DmaBuf, Segment};
 use crate::platform::Platform;
 use crate::shared::{PackedMemory, SplitMemory};
@@ -91,9 +91,16 @@ pub(crate) struct Ring<P: Platform, T: 'static> {
     /// Running number at the last kick decision.
     kicked: u64,
     start: u64,
-    /// What the device did wrong, and the running numbers by then: of the next chain, and of the
-    /// next to come back.
-    fault: Option<(Fault, u64, u64)>,
+    /// Why the ring is broken, and where the counts were then.
+    fault: Option<Broken>,
+}
+
+/// Why a ring is broken, and what was counted by then: a poisoned ring's counts count no more.
+#[derive(Clone, Copy, Debug)]
+struct Broken {
+    fault: Fault,
+    next: u64,
+    completed: u64,
 }
 
 /// A chain that came back.
@@ -125,6 +132,8 @@ pub(crate) struct ChainInfo {
     pub(crate) table: bool,
     /// Bytes that the device may write.
     pub(crate) writable: u32,
+    /// It begins with a header cell.
+    pub(crate) header: bool,
     /// It ends with a reply cell.
     pub(crate) reply: bool,
 }
@@ -194,23 +203,21 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Chains with the device, or on their way to it.
     #[inline]
     pub(crate) fn outstanding(&self) -> u16 {
-        let (next, completed) = self.numbers();
+        let (next, completed) = self.running();
         next.wrapping_sub(completed) as u16
     }
 
-    /// Running numbers: of the next chain, and of the next to come back.
-    #[inline]
-    fn numbers(&self) -> (u64, u64) {
-        let counts = &self.counts;
+    /// Running numbers of the next chain and of the next that comes back.
+    fn running(&self) -> (u64, u64) {
         self.fault
-            .map_or((counts.next, counts.completed), |(_, next, completed)| {
-                (next, completed)
+            .map_or((self.counts.next, self.counts.completed), |broken| {
+                (broken.next, broken.completed)
             })
     }
 
     /// Chains submitted and completed since the ring was made.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        let (next, completed) = self.numbers();
+        let (next, completed) = self.running();
         (
             next.wrapping_sub(self.start),
             completed.wrapping_sub(self.start),
@@ -260,7 +267,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             slot.number = next;
             slot.writable = chain.writable;
             slot.tail = chain.tail;
-            slot.shape = u32::from(chain.len) | if chain.reply { REPLY } else { 0 };
+            slot.shape = u32::from(chain.len)
+                | if chain.reply { REPLY } else { 0 }
+                | if chain.header { HEADER } else { 0 };
             slot.set_pieces(chain.pieces, chain.table);
         }
         with_format!(format, format => counts.enter(format, next, head, chain.len, chain.behind));
@@ -334,8 +343,8 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[cold]
     #[inline(never)]
     pub(crate) fn trouble(&mut self, trouble: Trouble) -> Fault {
-        if let Some(fault) = self.fault() {
-            return fault;
+        if let Some(broken) = self.fault {
+            return broken.fault;
         }
         self.broken(match trouble {
             Trouble::Fault(fault) => fault,
@@ -364,26 +373,90 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// What the device did wrong, if it did.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.fault.map(|(fault, ..)| fault)
+        self.fault.map(|broken| broken.fault)
     }
 
     /// Marks the ring broken until its device is reset.
     #[cold]
     #[inline(never)]
-    pub(crate) fn broken(&mut self, fault: Fault) -> Fault {
-        log::warn!("virtqueue broken until reset: {fault}");
-        if let Some(fault) = self.fault() {
-            return fault;
+    pub(crate) fn broken(&mut self, mut fault: Fault) -> Fault {
+        let size = self.size();
+        if let Fault::UsedIdNotInFlight { id } = fault {
+            // Lent storage may have more slots than the ring has descriptors.
+            if id >= size.into() {
+                fault = Fault::UsedIdOutOfRange { id, size };
+            }
         }
-        let (next, completed) = self.numbers();
-        self.fault = Some((fault, next, completed));
-        let Self { format, counts, .. } = self;
-        // No room, nothing to publish or to kick for, nothing published that could come back.
+        log::warn!("virtqueue broken until reset: {fault}");
+        self.stop(fault);
+        fault
+    }
+
+    /// Stops the ring for `fault`, or for that for which it was stopped before: nothing more is
+    /// submitted, made available or taken back.
+    fn stop(&mut self, fault: Fault) {
+        let Self {
+            format,
+            counts,
+            kicked,
+            ..
+        } = self;
+        if self.fault.is_some() {
+            return;
+        }
+        self.fault = Some(Broken {
+            fault,
+            next: counts.next,
+            completed: counts.completed,
+        });
+        // No room, nothing to publish or to kick for, and nothing was published that could come back.
         counts.free = 0;
         (counts.next, counts.published, counts.until) = (0, 0, 0);
-        self.kicked = 0;
+        *kicked = 0;
         with_format!(format, format => format.poison(counts));
-        fault
+    }
+
+    /// Stops the ring for a reason that its driver has.
+    #[cold]
+    pub(crate) fn park(&mut self, why: Fault) {
+        self.stop(why);
+        if let Some(broken) = &mut self.fault {
+            broken.fault = why;
+        }
+    }
+
+    /// Notes that every chain has been withdrawn.
+    #[cold]
+    pub(crate) fn emptied(&mut self) {
+        if let Some(broken) = &mut self.fault {
+            broken.completed = broken.next;
+        }
+    }
+
+    /// Whether a device should look at what it has, as far as it wants to be told: for one that may
+    /// have missed it. `None` when there is nothing, or when the next kick tells it anyway.
+    #[cold]
+    pub(crate) fn remind(&mut self) -> Option<(bool, u16)> {
+        let Self {
+            format,
+            counts,
+            kicked,
+            fault,
+            ..
+        } = self;
+        if fault.is_some() || counts.with_device() == 0 {
+            return None;
+        }
+        *kicked = counts.completed;
+        let num = with_format!(format, format => u64::from(format.num()));
+        counts.extra = num
+            .wrapping_sub(counts.free.into())
+            .wrapping_sub(counts.outstanding());
+        if counts.next == counts.published {
+            self.kick_prepare()
+        } else {
+            None
+        }
     }
 
     /// Takes the payload of a chain that was never committed out of its slot, and its `len`
@@ -405,10 +478,18 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         slot.is_some_and(|slot| slot.payload.is_some())
     }
 
-    /// Takes a payload out of a slot, whatever the device says. For queues whose device has been
-    /// reset.
-    pub(crate) fn withdraw(&mut self, slot: u16) -> Option<T> {
-        self.slots.get_mut(usize::from(slot))?.payload.take()
+    /// Brings the slots of all chains into the order of their submission. For queues whose device
+    /// has been reset: slots have no meaning any more then.
+    pub(crate) fn line_up(&mut self) {
+        self.slots.sort_unstable_by_key(|slot| slot.number);
+    }
+
+    /// Takes the payload out of a place of the line, and whether it had a header. `None` at its
+    /// end.
+    pub(crate) fn withdraw(&mut self, place: usize) -> Option<Option<(T, bool)>> {
+        let slot = self.slots.get_mut(place)?;
+        let header = slot.has_header();
+        Some(slot.payload.take().map(|payload| (payload, header)))
     }
 
     /// The pieces of the chain that starts, or started last, in a slot, and whether they are in its
@@ -585,7 +666,7 @@ impl Counts {
                 tail.next = self.free_head as u16;
             }
             self.free_head = id;
-            self.came_back(format, shape & !REPLY, later);
+            self.came_back(format, shape & DESCRIPTORS, later);
         }
         Ok(Used {
             payload,
@@ -622,7 +703,7 @@ impl Counts {
             longer();
             let tail = usize::from(slot.tail);
             self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
-            self.came_back(format, shape & !REPLY, later);
+            self.came_back(format, shape & DESCRIPTORS, later);
         }
         Ok(Used {
             payload,
@@ -693,7 +774,7 @@ impl Counts {
             }
             self.free_head = id;
         }
-        self.came_back(format, shape & !REPLY, 0);
+        self.came_back(format, shape & DESCRIPTORS, 0);
         let Seen {
             slot,
             written,

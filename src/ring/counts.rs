@@ -133,6 +133,12 @@ impl Counts {
         self.next
     }
 
+    /// Chains that have not come back.
+    #[inline]
+    pub(super) fn outstanding(&self) -> u64 {
+        self.next.wrapping_sub(self.completed)
+    }
+
     /// Chains that the device may have used: published, and not come back.
     #[inline]
     pub(super) fn with_device(&self) -> u64 {

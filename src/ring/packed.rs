@@ -102,6 +102,25 @@ impl<P: Platform> Packed<P> {
         }
     }
 
+    /// Descriptors of the chains that the device may have used. Those of a batch that is not
+    /// published do not count: no interrupt comes for them.
+    fn with_device(&self, counts: &Counts) -> u32 {
+        if counts.with_device() == 0 {
+            return 0;
+        }
+        let end = if counts.next == counts.published {
+            counts.avail_at
+        } else {
+            counts.held_at
+        };
+        match end.checked_sub(counts.used_at) {
+            // All of them.
+            Some(0) => self.num,
+            Some(ahead) => ahead,
+            None => end.wrapping_add(self.num).wrapping_sub(counts.used_at),
+        }
+    }
+
     /// Where the next descriptor is made available, as event structures and doorbells have it.
     #[inline(always)] // two moves
     fn off_wrap(counts: &Counts) -> u16 {
@@ -217,16 +236,8 @@ impl<P: Platform> Format for Packed<P> {
     fn arm(&self, counts: &Counts, delayed: bool) -> bool {
         let (mut at, mut lap) = (counts.used_at, counts.used_lap);
         if delayed {
-            // Of what the device has: what is not published does not come back.
-            let in_flight = if counts.next == counts.published {
-                self.num.wrapping_sub(counts.free)
-            } else if counts.held_at >= counts.used_at {
-                counts.held_at.wrapping_sub(counts.used_at)
-            } else {
-                let further = counts.held_at.wrapping_add(self.num);
-                further.wrapping_sub(counts.used_at)
-            };
-            step(&mut at, &mut lap, self.num, in_flight / 4 * 3);
+            let ahead = self.with_device(counts) * 3 / 4;
+            step(&mut at, &mut lap, self.num, ahead);
         }
         let event = self.event_idx.then(|| position(at, lap));
         let word = notify::arm_packed(&self.memory, event, counts.used_at, self.strong);

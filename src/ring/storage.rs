@@ -17,7 +17,7 @@ pub struct Slot<T> {
     pub(crate) next: u16,
     /// Last slot of the chain that starts here.
     pub(crate) tail: u16,
-    /// Descriptors of the chain that starts here, and [`REPLY`].
+    /// Descriptors of the chain that starts here, and [`REPLY`] and [`HEADER`].
     pub(crate) shape: u32,
     /// Its pieces; [`INDIRECT`] more when they are in a table.
     pieces: u16,
@@ -25,6 +25,10 @@ pub struct Slot<T> {
 
 /// In [`Slot::shape`]: the chain ends with a reply cell. No chain is so long.
 pub(crate) const REPLY: u32 = 1 << 16;
+/// Likewise: it begins with a header cell.
+pub(crate) const HEADER: u32 = 1 << 17;
+/// Likewise: its descriptors.
+pub(crate) const DESCRIPTORS: u32 = (1 << 16) - 1;
 /// The most pieces that a chain has in the ring; one in a table has fewer.
 const INDIRECT: u16 = 0x8000;
 
@@ -45,6 +49,11 @@ impl<T> Slot<T> {
 }
 
 impl<T> Slot<T> {
+    /// Whether the chain that starts here, or started last, begins with a header cell.
+    pub(crate) fn has_header(&self) -> bool {
+        self.shape & HEADER != 0
+    }
+
     /// Puts a payload in its place. The slot is idle: what it held, if anything, is forgotten, not
     /// dropped, which spares the data path the code to drop it.
     #[inline(always)] // the payload is moved once
@@ -104,6 +113,15 @@ impl<S: 'static> Storage<S> {
     #[cfg(feature = "alloc")]
     pub(crate) fn heap(num: usize, fresh: impl Fn() -> S) -> Self {
         Self::Heap((0..num).map(|_| fresh()).collect())
+    }
+
+    /// Leaves nothing behind, and returns what was lent; what was on the heap stays there.
+    pub(crate) fn take_lent(&mut self) -> Option<&'static mut [S]> {
+        match self {
+            #[cfg(feature = "alloc")]
+            Self::Heap(_) => None,
+            Self::Lent(slice) => Some(core::mem::take(slice)),
+        }
     }
 }
 

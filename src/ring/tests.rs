@@ -45,7 +45,7 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
     };
     format.describe(&mut ring.counts, head, head, 0, piece, 0);
     let (len, pieces, writable) = (1, 1, 1);
-    let (table, reply) = (false, false);
+    let (table, header, reply) = (false, false, false);
     ring.commit(&ChainInfo {
         tail: head,
         behind,
@@ -53,6 +53,7 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
         pieces,
         table,
         writable,
+        header,
         reply,
     });
     head

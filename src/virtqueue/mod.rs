@@ -141,6 +141,8 @@ struct Core<P: Platform, B: DmaBuf> {
     overruns: u64,
     index: QueueIndex,
     epoch: Epoch,
+    /// Its device is done with it: mappings have ended, and slots are in line.
+    withdrawn: bool,
 }
 
 impl<P: Platform, B: DmaBuf> OnLeak for Core<P, B> {
@@ -193,6 +195,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             overruns: 0,
             index,
             epoch,
+            withdrawn: false,
         };
         Self {
             core: Leaky::new(core),
@@ -504,9 +507,52 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
 
     /// Takes the queue apart: the device has confirmed that it uses it no more.
     pub(crate) fn take_apart(self) -> Closed<P, B> {
-        Closed {
-            core: self.core.into_inner(),
-            at: 0,
+        let mut core = self.core.into_inner();
+        core.withdraw_all();
+        Closed { core, at: 0 }
+    }
+
+    /// Stops the queue, for a reason that its driver has: nothing more goes in, is made available
+    /// or comes back, and the device is not told of anything.
+    pub(crate) fn park(&mut self, why: Fault) {
+        self.core.ring.park(why);
+    }
+
+    /// Gives all buffers to `f`: the device has confirmed that it uses the queue no more, which is
+    /// [stopped](Fault::Stopped) by now.
+    pub(crate) fn empty(&mut self, mut f: impl FnMut(Withdrawn<B>)) {
+        self.core.withdraw_all();
+        let mut at = 0usize;
+        while let Some(place) = self.core.ring.withdraw(at) {
+            at = at.wrapping_add(1);
+            if let Some((buf, header)) = place {
+                f(Withdrawn { buf, header });
+            }
+        }
+        self.core.ring.emptied();
+    }
+
+    /// Takes the private state that was lent out of a queue that is empty; `None` when it is on the
+    /// heap.
+    pub(crate) fn take_storage(&mut self) -> Option<QueueStorage<B>> {
+        self.core.take_storage()
+    }
+
+    /// Room for buffers and mappings, and whether it was lent.
+    pub(crate) fn lent(&self) -> Option<(usize, usize)> {
+        match &self.core.ring.slots {
+            #[cfg(feature = "alloc")]
+            Storage::Heap(_) => None,
+            Storage::Lent(slots) => Some((slots.len(), self.core.mappings.len())),
+        }
+    }
+
+    /// Tells the device of what it has, if it wants to be told: it may have missed it.
+    pub(crate) fn remind(&mut self) {
+        let core = &mut *self.core;
+        if let Some((true, position)) = core.ring.remind() {
+            core.kicks = core.kicks.wrapping_add(1);
+            core.doorbell.ring(position);
         }
     }
 }
@@ -542,6 +588,25 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         }
         let cells = self.cells.as_ref().filter(|_| used.reply);
         Ok(Some(Completion::new(used, cells.map(CellMemory::view))))
+    }
+
+    /// Ends all mappings, and lines the buffers up in the order of their submission.
+    fn withdraw_all(&mut self) {
+        if core::mem::replace(&mut self.withdrawn, true) {
+            return;
+        }
+        for slot in 0..self.ring.size() {
+            if !P::DIRECT && self.ring.is_in_flight(slot) {
+                self.unmap_chain(slot, 0);
+            }
+        }
+        self.ring.line_up();
+    }
+
+    fn take_storage(&mut self) -> Option<QueueStorage<B>> {
+        let slots = self.ring.slots.take_lent()?;
+        let mappings = self.mappings.take_lent().unwrap_or_default();
+        Some(QueueStorage { slots, mappings })
     }
 }
 
@@ -584,41 +649,59 @@ impl<P: Platform, B: DmaBuf> fmt::Debug for Virtqueue<P, B> {
     }
 }
 
-/// The buffers that were still in a queue when its device was reset. The ring is freed when this
-/// is dropped, and so are buffers that were not taken out.
+/// A buffer that had not come back when its queue was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Withdrawn<B> {
+    /// The buffer.
+    pub buf: B,
+    /// It was submitted with a header in front, in the slot's cell.
+    pub header: bool,
+}
+
+/// The buffers that were still in a queue when it, or its device, was reset, in the order in which
+/// they were submitted. The ring is freed when this is dropped, and so are buffers that were not
+/// taken out.
 pub struct Closed<P: Platform, B: DmaBuf> {
     core: Core<P, B>,
-    at: u16,
+    at: usize,
+}
+
+impl<P: Platform, B: DmaBuf> Closed<P, B> {
+    /// The next buffer, and how it was submitted.
+    pub fn next_withdrawn(&mut self) -> Option<Withdrawn<B>> {
+        while let Some(place) = self.core.ring.withdraw(self.at) {
+            self.at = self.at.wrapping_add(1);
+            if let Some((buf, header)) = place {
+                return Some(Withdrawn { buf, header });
+            }
+        }
+        None
+    }
+
+    /// Whether private state was lent to the queue.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.core.ring.slots, Storage::Lent(_))
+    }
+
+    /// The private state that was lent to the queue, to be lent again; `None` when it was on the
+    /// heap. Buffers that were not taken out are dropped.
+    #[must_use]
+    pub fn into_storage(mut self) -> Option<QueueStorage<B>> {
+        self.by_ref().for_each(drop);
+        self.core.take_storage()
+    }
 }
 
 impl<P: Platform, B: DmaBuf> Iterator for Closed<P, B> {
     type Item = B;
 
     fn next(&mut self) -> Option<B> {
-        while self.at < self.core.ring.size() {
-            let slot = self.at;
-            self.at = slot.wrapping_add(1);
-            if !P::DIRECT && self.core.ring.is_in_flight(slot) {
-                self.core.unmap_chain(slot, 0);
-            }
-            if let Some(buf) = self.core.ring.withdraw(slot) {
-                return Some(buf);
-            }
-        }
-        None
+        self.next_withdrawn().map(|withdrawn| withdrawn.buf)
     }
 }
 
 impl<P: Platform, B: DmaBuf> Drop for Closed<P, B> {
     fn drop(&mut self) {
-        // All mappings first: should a buffer panic when it is dropped, so are the others.
-        if !P::DIRECT {
-            for slot in self.at..self.core.ring.size() {
-                if self.core.ring.is_in_flight(slot) {
-                    self.core.unmap_chain(slot, 0);
-                }
-            }
-        }
         for buf in &mut *self {
             drop(buf);
         }

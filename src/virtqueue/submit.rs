@@ -157,6 +157,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             pieces: 0,
             table,
             writable: 0,
+            header: !header.is_empty(),
             reply,
         };
         match self.lay_pieces(header, segments, head, &mut chain) {

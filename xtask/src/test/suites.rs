@@ -13,8 +13,10 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
         &[
             "fake_*",
             "init",
+            "life_cycle",
             "memory_faults",
             "net",
+            "net_recovery",
             "no_alloc",
             "smoltcp",
             "transport_config",
