@@ -15,6 +15,7 @@ use vring::virtqueue::{Reject, Ticket};
 use rig::{Maker, Part, R, Rig, W, config, every_platform, maps, reply, scaled};
 use support::{FEATURES, Q};
 
+/// Defends: SP-022, SP-023.
 #[test]
 fn bug_class_01_kick_decision_across_the_index_wrap() {
     let platform = InPlace::new();
@@ -44,6 +45,7 @@ fn bug_class_01_kick_decision_across_the_index_wrap() {
     }
 }
 
+/// Defends: SP-022.
 #[test]
 #[cfg_attr(miri, ignore = "70000 rounds")]
 fn bug_class_01_a_kick_is_due_after_65536_publishes_without_one() {
@@ -69,6 +71,7 @@ fn bug_class_01_a_kick_is_due_after_65536_publishes_without_one() {
     }
 }
 
+/// Defends: SP-022.
 #[test]
 fn a_kick_looks_at_everything_since_the_last_decision() {
     let platform = InPlace::new();
@@ -151,6 +154,7 @@ fn bug_class_02_used_event_follows_what_was_taken() {
     rig.finish(0);
 }
 
+/// Defends: SP-013.
 #[test]
 fn bug_class_03_disarm_is_obeyed_with_and_without_event_indices() {
     for features in FEATURES {
@@ -175,6 +179,7 @@ fn bug_class_03_disarm_is_obeyed_with_and_without_event_indices() {
     }
 }
 
+/// Defends: SP-014.
 #[test]
 fn arm_says_true_when_work_raced_in_and_a_spurious_interrupt_finds_nothing() {
     for features in FEATURES {
@@ -398,6 +403,7 @@ fn bug_class_06_a_queue_index_beyond_a_byte() {
     platform.assert_no_leaks();
 }
 
+/// Defends: SP-001.
 #[test]
 fn bug_class_07_the_areas_are_where_vring_init_puts_them() {
     let platform = InPlace::new();
@@ -416,6 +422,7 @@ fn bug_class_07_the_areas_are_where_vring_init_puts_them() {
     }
 }
 
+/// Defends: PCI-014.
 #[test]
 fn bug_class_08_the_size_is_what_both_sides_can_do() {
     let platform = InPlace::new();
@@ -479,6 +486,7 @@ fn full_is_not_empty<K: Kind>(platform: &Fake<K>) {
     }
 }
 
+/// Defends: SP-008.
 #[test]
 fn bug_class_10_a_chain_longer_than_the_queue_never_fits() {
     every_platform!(longer_than_the_queue);
@@ -646,6 +654,7 @@ fn bug_class_13_a_segment_of_4_gib_is_refused_and_not_touched() {
     every_platform!(refused, endless, Reject::TooLong { bytes });
 }
 
+/// Defends: SP-004.
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn bug_class_13_a_chain_of_more_than_4_gib_is_refused() {
@@ -716,6 +725,7 @@ fn bug_class_13_raw_memory_of_4_gib_is_refused() {
     platform.assert_no_leaks();
 }
 
+/// Defends: SP-002.
 #[test]
 fn bug_class_14_readable_behind_writable_is_refused() {
     fn two() -> Vec<Part> {

@@ -353,6 +353,7 @@ fn bug_class_54_a_pending_queue_that_is_dropped_leaks_and_says_so() {
     let _ = live.reset().unwrap();
 }
 
+/// Defends: LC-005, LC-006.
 #[test]
 fn bug_class_54_when_queue_k_fails_the_others_are_freed_by_the_proof() {
     every_platform!(queue_k_fails);
@@ -489,6 +490,7 @@ fn bug_class_54_a_failed_queue_whose_reset_is_not_confirmed_is_leaked() {
     assert_eq!(platform.counts().regions, 2);
 }
 
+/// Defends: LC-009.
 #[test]
 fn bug_class_55_no_memory_is_freed_before_the_device_has_stopped() {
     every_platform!(reset_before_free);
@@ -516,6 +518,7 @@ fn reset_before_free<K: Kind>(platform: &Fake<K>) {
     rig.finish(3);
 }
 
+/// Defends: LC-001, LC-009.
 #[test]
 fn a_reset_that_is_not_confirmed_opens_nothing_and_can_be_tried_again() {
     every_platform!(reset_not_confirmed);
@@ -548,6 +551,7 @@ fn reset_not_confirmed<K: Kind>(platform: &Fake<K>) {
     platform.assert_no_leaks();
 }
 
+/// Defends: LC-009.
 #[test]
 fn the_wrong_proof_opens_nothing_and_gives_the_queue_back() {
     every_platform!(wrong_proof);
@@ -906,6 +910,7 @@ fn at_page(page: usize, before: usize, len: usize) -> Window<Box<[u8]>> {
     Window::new(block, start, len)
 }
 
+/// Defends: SP-003.
 #[test]
 fn bug_class_57_a_buffer_that_crosses_pages_takes_a_descriptor_for_each() {
     let page = 16;

@@ -218,7 +218,10 @@ impl Report {
 
     fn write_human(&self, out: &mut String) -> std::fmt::Result {
         if !self.sections.is_empty() {
-            writeln!(out, "section     status       passed failed skipped    time")?;
+            writeln!(
+                out,
+                "section     status       passed failed skipped    time"
+            )?;
         }
         for section in &self.sections {
             let Counts {

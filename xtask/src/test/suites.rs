@@ -11,7 +11,9 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
     (
         "unit",
         &[
+            "conformance",
             "fake_*",
+            "indirect",
             "init",
             "memory_faults",
             "net",
