@@ -315,6 +315,18 @@ fn whatever_is_not_offered_a_network_driver_does_without() {
     }
 }
 
+/// Defends: FE-014.
+#[test]
+fn a_network_driver_accepts_the_order_of_the_platform() {
+    let platform = InPlace::new();
+    let offered = net_rig::OFFERED | Feature::ORDER_PLATFORM;
+    let device = net_rig::device(&platform, offered, 1500);
+    let driver = net_rig::driver(&platform, &device, 8, 8);
+    assert_eq!(device.accepted(), offered);
+    drop(driver);
+    device.assert_clean();
+}
+
 /// Defends: CF-004, CF-005.
 #[test]
 fn a_configuration_space_may_be_longer_than_what_is_known_of_it() {

@@ -16,9 +16,10 @@ use vring::init::{self, InitFailure, Negotiated, PendingQueue, QueueConfig, Queu
 use vring::platform::{Access, Direction, DmaError, Mapping, Platform, RawRegion, Wait};
 use vring::ring::layout::vring_size;
 use vring::testing::{
-    Bouncing, Discontiguous, Fake, FakeDevice, FakeTransport, InPlace, Kind, POISON, ResetAnswer,
+    Bouncing, Discontiguous, Event, Fake, FakeDevice, FakeTransport, InPlace, Kind, POISON,
+    ResetAnswer,
 };
-use vring::transport::{DeviceId, QueueIndex};
+use vring::transport::{DeviceId, QueueIndex, Status};
 use vring::virtqueue::{Fault, Reject, Virtqueue};
 
 use rig::{Chunks, Maker, Part, R, Rig, W, config, device, every_platform, maps, reply, scaled};
@@ -396,6 +397,8 @@ fn queue_k_fails<K: Kind>(platform: &Fake<K>) {
                 std::cmp::Ordering::Equal => {
                     assert!(matches!(outcome, Err(QueueError::Transport(_))));
                     assert!(device.status().is_empty(), "it was reset");
+                    let failed = |event: &Event| matches!(event, Event::Status(s) if s.contains(Status::FAILED));
+                    assert!(device.events().iter().any(failed), "and told why");
                 }
                 std::cmp::Ordering::Greater => {
                     assert_eq!(outcome.unwrap_err(), QueueError::Failed);
@@ -506,9 +509,10 @@ fn reset_before_free<K: Kind>(platform: &Fake<K>) {
     // The device works on while the driver waits for the reset.
     rig.device.set_reset(ResetAnswer::After(3));
     let device = rig.device.clone();
+    let working = device.clone();
     platform.on_wait(move |what, _| {
         assert_eq!(what, Wait::Reset);
-        device.with_queue(Q, |queue| {
+        working.with_queue(Q, |queue| {
             if let Some(chain) = queue.pop() {
                 let len = reply(queue, &chain, 9);
                 queue.complete(chain, len);
@@ -516,6 +520,8 @@ fn reset_before_free<K: Kind>(platform: &Fake<K>) {
         });
     });
     rig.finish(3);
+    assert!(device.status().is_empty(), "it was waited for");
+    assert!(device.with_queue(Q, |_| ()).is_none());
 }
 
 /// Defends: LC-001, LC-009.
