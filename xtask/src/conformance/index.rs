@@ -20,12 +20,18 @@ pub(crate) enum Status {
     Open,
 }
 
+/// Where tests of the fake device are. They show that it sees a driver that errs, not that this one
+/// does not.
+const OF_THE_FAKE: [&str; 2] = ["tests/fake_", "src/testing/"];
+
 /// Where a test is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Place {
     pub(crate) name: String,
     pub(crate) file: String,
     pub(crate) line: usize,
+    /// A test of the fake device, which defends nothing by itself.
+    pub(crate) of_the_fake: bool,
 }
 
 impl Place {
@@ -34,6 +40,7 @@ impl Place {
             name: test.name.clone(),
             file: test.file.clone(),
             line: test.line,
+            of_the_fake: OF_THE_FAKE.iter().any(|at| test.file.starts_with(at)),
         }
     }
 }
@@ -276,8 +283,15 @@ fn write_row(out: &mut String, row: &Row) -> std::fmt::Result {
         (None, Status::Open) => writeln!(out, "  open")?,
         (None, _) => {}
     }
-    for Place { name, file, line } in &row.tests {
-        writeln!(out, "  {name} ({file}:{line})")?;
+    for Place {
+        name,
+        file,
+        line,
+        of_the_fake,
+    } in &row.tests
+    {
+        let of_the_fake = if *of_the_fake { ", of the fake" } else { "" };
+        writeln!(out, "  {name} ({file}:{line}{of_the_fake})")?;
     }
     Ok(())
 }
@@ -327,10 +341,11 @@ fn area(data: &Data, tests: &[Test], name: &str) -> Area {
                 .filter(|test| test.defends.contains(&statement.id));
             let tests: Vec<Place> = by.map(Place::of).collect();
             let reason = data.not_applicable.get(&statement.id).cloned();
-            let status = match (tests.is_empty(), &reason) {
-                (false, _) => Status::Defended,
-                (true, Some(_)) => Status::NotApplicable,
-                (true, None) => Status::Open,
+            let defended = tests.iter().any(|place| !place.of_the_fake);
+            let status = match (defended, &reason) {
+                (true, _) => Status::Defended,
+                (false, Some(_)) => Status::NotApplicable,
+                (false, None) => Status::Open,
             };
             Row {
                 id: statement.id.clone(),
@@ -373,8 +388,12 @@ mod tests {
     use super::*;
 
     fn index(source: &str, only: Option<&str>) -> Index {
+        index_of("tests/x.rs", source, only)
+    }
+
+    fn index_of(file: &str, source: &str, only: Option<&str>) -> Index {
         let mut found = Found::default();
-        scan::source("tests/x.rs", source, &mut found);
+        scan::source(file, source, &mut found);
         Index::of(&Data::parse(&small()).unwrap(), &found, only)
     }
 
@@ -433,6 +452,24 @@ fn bug_class_04_x() {}
         let index = index(&(COMPLETE.to_owned() + more), None);
         assert_eq!(index.failures(), expected);
         assert_eq!(index.exit_code, EXIT_FAILED);
+    }
+
+    #[test]
+    fn tests_of_the_fake_device_defend_nothing_by_themselves() {
+        for (file, code) in [
+            ("tests/fake_split.rs", EXIT_FAILED),
+            ("src/testing/device.rs", EXIT_FAILED),
+            ("tests/split.rs", EXIT_OK),
+        ] {
+            let source = "/// Defends: A-001.\n#[test]\nfn one() {}\n";
+            let index = index_of(file, source, Some("alpha"));
+            assert_eq!(index.exit_code, code, "{file}");
+            assert_eq!(
+                index.areas[0].rows[0].tests.len(),
+                1,
+                "it is listed all the same"
+            );
+        }
     }
 
     #[test]
