@@ -4,7 +4,7 @@
 mod rig;
 mod support;
 
-use vring::testing::{Bouncing, Fake, InPlace, Kind, SplitDevice};
+use vring::testing::{Bouncing, Fake, InPlace, Kind, QueueDevice};
 use vring::virtqueue::Fault;
 
 use rig::{R, Rig, W, config, every_platform, reply};
@@ -97,7 +97,7 @@ fn given_out_before_a_fault<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn bug_class_45_a_broken_queue_is_as_good_as_new_after_a_reset() {
-    let lies: [fn(&mut SplitDevice); 5] = [
+    let lies: [fn(&mut QueueDevice); 5] = [
         |queue| queue.forge_used(99, 0),
         |queue| queue.forge_used(u32::MAX, 1),
         |queue| queue.forge_used(3, 1),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use vring::features::Features;
 use vring::init::{self, QueueConfig};
-use vring::testing::{Bouncing, Discontiguous, Fake, FakeDevice, InPlace, Kind, Rng, SplitDevice};
+use vring::testing::{Bouncing, Discontiguous, Fake, FakeDevice, InPlace, Kind, QueueDevice, Rng};
 use vring::transport::{DeviceId, QueueIndex};
 use vring::virtqueue::Virtqueue;
 
@@ -61,7 +61,7 @@ struct Bells {
 }
 
 /// The device's thread: serves until `count` chains have gone through it, and rests when it may.
-fn serve(mut queue: SplitDevice, bells: &Bells, count: usize, seed: u64) -> SplitDevice {
+fn serve(mut queue: QueueDevice, bells: &Bells, count: usize, seed: u64) -> QueueDevice {
     let mut rng = Rng::new(seed);
     let (mut served, mut slept) = (0, 0);
     let mut held = Vec::new();

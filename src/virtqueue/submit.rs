@@ -103,7 +103,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
                 && needed <= usize::from(tables.entries())
                 && (needed >= INDIRECT_FROM || needed > free)
         });
-        if (if table { 1 } else { needed }) > free {
+        // A buffer of no segments, too: in order, the slot behind the last free one is in use.
+        if (if table { 1 } else { needed.max(1) }) > free {
             return Err(self.no_room(buf, needed));
         }
         let head = self.ring.counts.head();
