@@ -20,6 +20,7 @@ mod negotiate;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use negotiate::negotiate_over;
 pub use negotiate::{NegotiateError, Negotiation, Wish, negotiate};
 
 /// The number of a feature bit, 0 to 127.
@@ -130,6 +131,40 @@ pub struct Features(pub u128);
 impl Features {
     /// No feature.
     pub const EMPTY: Self = Self(0);
+
+    /// Every generic feature that this crate implements, whatever the type of the device: what a
+    /// driver wishes besides its own. Those of them that are in [`TRANSPORT`](Self::TRANSPORT) are
+    /// accepted where the transport implements them, too.
+    pub const RING: Self = Self::of(&[
+        Feature::INDIRECT_DESC,
+        Feature::EVENT_IDX,
+        Feature::VERSION_1,
+        Feature::ACCESS_PLATFORM,
+        Feature::RING_PACKED,
+        Feature::IN_ORDER,
+        Feature::ORDER_PLATFORM,
+        Feature::NOTIFICATION_DATA,
+        Feature::NOTIF_CONFIG_DATA,
+        Feature::RING_RESET,
+        Feature::SUSPEND,
+    ]);
+
+    /// Features that take code in the transport. A transport says which of them it has
+    /// ([`Transport::transport_features`](crate::transport::Transport::transport_features)).
+    pub const TRANSPORT: Self = Self::of(&[
+        Feature::NOTIFICATION_DATA,
+        Feature::NOTIF_CONFIG_DATA,
+        Feature::RING_RESET,
+    ]);
+
+    /// Bits that no device type defines for itself, and that this crate does not implement: legacy
+    /// ones, `VIRTIO_F_SR_IOV`, `VIRTIO_F_ADMIN_VQ`, and those that are reserved (VIRTIO 1.4, 2.2).
+    /// They are accepted from no device, whatever is wished.
+    pub const FOREIGN: Self = {
+        // 24 to 41, and 43 to 49; 42 is a device type's.
+        let generic = ((1 << 50) - (1 << 24)) & !(1 << 42);
+        Self(generic).difference(Self::RING)
+    };
 
     /// The set of these features.
     #[must_use]

@@ -155,6 +155,10 @@ pub enum Wait {
     ConfigGeneration,
     /// The reply to a request that the driver itself waits for.
     Reply,
+    /// The device to be suspended (VIRTIO 1.4, 3.4).
+    Suspend,
+    /// The device to run again after it was suspended (VIRTIO 1.4, 3.4).
+    Resume,
 }
 
 /// Handle to the platform.

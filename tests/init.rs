@@ -97,7 +97,7 @@ fn bug_class_60_a_reset_is_awaited_and_bounded() {
 /// Defends: FE-001, FE-002.
 #[test]
 fn bug_class_62_no_feature_is_accepted_without_what_it_needs() {
-    let bits: Vec<Feature> = (40..47).map(|bit| Feature::new(bit).unwrap()).collect();
+    let bits: Vec<Feature> = (0..7).map(|bit| Feature::new(bit).unwrap()).collect();
     let rows = [
         Requirement::all(bits[1], &[bits[0]]),
         Requirement::all(bits[2], &[bits[1], bits[3]]),

@@ -401,32 +401,177 @@ fn bug_class_69_a_misaligned_doorbell_is_refused() {
     assert_eq!(doorbells(1, 0x1000, [0, 1, 2]), expected);
 }
 
+/// Defends: PCI-029, PCI-030, PCI-031, PCI-032, PCI-033, PCI-034.
 #[test]
-fn a_doorbell_carries_the_value_that_the_device_chose_under_notif_config_data() {
-    let (_, fake, mut transport) = ready();
-    transport.set_driver_features(Feature::VERSION_1 | Feature::NOTIF_CONFIG_DATA);
-    let doorbell = enable(&mut transport, 1, 256, None).unwrap();
-    doorbell.ring(0);
-    doorbell.ring(0);
-    assert_eq!(fake.model().rings, [(0x3004, 0x7701), (0x3004, 0x7701)]);
+fn bug_class_28_a_doorbell_has_the_width_and_the_value_of_what_was_negotiated() {
+    const NONE: &[(usize, u16)] = &[];
+    let data = Feature::NOTIFICATION_DATA;
+    let config = Feature::NOTIF_CONFIG_DATA;
+    let base = Features::from(Feature::VERSION_1);
+    // Queue 1 has its doorbell at 0x3004; its device calls it 0x7701. Two bytes each time, or four
+    // with the position above.
+    for (features, id, wide) in [
+        (base, 1, false),
+        (base | config, 0x7701, false),
+        (base | data, 1, true),
+        (base | data | config, 0x7701, true),
+    ] {
+        let (_, fake, mut transport) = ready();
+        transport.set_driver_features(features);
+        let doorbell = enable(&mut transport, 1, 256, None).unwrap();
+        let reads = fake
+            .model()
+            .reads
+            .iter()
+            .filter(|read| read.0 == 0x38)
+            .count();
+        let negotiated = features.has(config);
+        assert_eq!(
+            reads,
+            usize::from(negotiated),
+            "the field is there only then"
+        );
+        fake.model().reads.clear();
+        fake.model().writes.clear();
+        let positions = [0, 7, 0x7fff, 0x8000, 0x8123, 0xffff];
+        for position in positions {
+            doorbell.ring(position);
+        }
+        let model = fake.model();
+        assert_eq!((&*model.reads, &*model.writes), (&[][..], &[][..]));
+        if wide {
+            let told = |position: u16| (0x3004, u32::from(position) << 16 | u32::from(id));
+            assert_eq!(model.data_rings, positions.map(told));
+            assert_eq!(model.rings, NONE);
+        } else {
+            assert_eq!(model.rings, [(0x3004, id); 6]);
+            assert_eq!(model.data_rings, []);
+        }
+    }
+}
+
+/// A transport whose common configuration is so long, and whose doorbells are there.
+fn with_structures(common: u32, notify: Cap) -> (Fake, PciTransport<Fake>) {
+    let function = FakeFunction::new(0x1af4, 0x1041)
+        .memory_bar64(4, 0x80_0000_0000, 0x4000)
+        .caps(vec![
+            Cap::virtio(1, 4, 0, common),
+            notify,
+            Cap::virtio(3, 4, 0x1000, 1),
+        ]);
+    let config = FakeConfig::with(at(), function);
+    let fake = Fake::new();
+    let transport = open(&config, &fake).unwrap();
+    (fake, transport)
+}
+
+/// Defends: FE-004, FE-005.
+#[test]
+fn the_transport_says_what_it_can_do_with_this_device() {
+    let data = Features::from(Feature::NOTIFICATION_DATA);
+    let config = Features::from(Feature::NOTIF_CONFIG_DATA);
+    let whole = data | config | Feature::RING_RESET;
+    let all = |offset, length, multiplier| Cap::notify(4, offset, length, multiplier);
+    for (common, notify, expected) in [
+        (64, all(0x3000, 0x1000, 4), whole),
+        (60, all(0x3000, 0x1000, 0), whole),
+        (59, all(0x3000, 0x1000, 4), data | config),
+        (58, all(0x3000, 0x1000, 4096), data | config),
+        (57, all(0x3000, 0x1000, 4), data),
+        (56, all(0x3000, 4, 4), data),
+        // Doorbells of four bytes have to lie on four bytes.
+        (56, all(0x3000, 3, 4), Features::EMPTY),
+        (56, all(0x3000, 0x1000, 2), Features::EMPTY),
+        (56, all(0x3000, 0x1000, 6), Features::EMPTY),
+    ] {
+        let (_, transport) = with_structures(common, notify);
+        assert_eq!(transport.transport_features(), expected, "{common} bytes");
+    }
 }
 
 /// Defends: PCI-030, PCI-032.
 #[test]
-fn a_doorbell_tells_the_position_under_notification_data() {
-    let (_, fake, mut transport) = ready();
-    transport.set_driver_features(Feature::VERSION_1 | Feature::NOTIFICATION_DATA);
-    let doorbell = enable(&mut transport, 1, 256, None).unwrap();
-    doorbell.ring(0x8123);
-    assert_eq!(fake.model().data_rings, [(0x3004, 0x8123_0001)]);
-    assert_eq!(fake.model().rings, []);
+fn bug_class_28_a_doorbell_of_four_bytes_lies_in_its_structure_and_on_four_bytes() {
+    let refused = |length, multiplier, off| {
+        let (fake, mut transport) = with_structures(64, Cap::notify(4, 0x3000, length, multiplier));
+        transport.set_driver_features(Feature::VERSION_1 | Feature::NOTIFICATION_DATA);
+        fake.model().queues[0].notify_off = off;
+        let outcome = enable(&mut transport, 0, 256, None).map(drop);
+        assert_eq!(fake.model().queues[0].enable, u16::from(outcome.is_ok()));
+        outcome.err()
+    };
+    let queue = QueueIndex(0);
+    let outside = |offset, len| Some(TransportError::NotifyOutOfRange { queue, offset, len });
+    assert_eq!(refused(8, 4, 1), None);
+    assert_eq!(refused(7, 4, 1), outside(4, 7));
+    assert_eq!(refused(6, 2, 2), outside(4, 6));
+    let misaligned = TransportError::NotifyMisaligned { queue, offset: 6 };
+    assert_eq!(refused(0x1000, 2, 3), Some(misaligned));
+}
 
-    let (_, fake, mut transport) = ready();
-    let both = Feature::NOTIFICATION_DATA | Feature::NOTIF_CONFIG_DATA;
-    transport.set_driver_features(both.with(Feature::VERSION_1));
-    let doorbell = enable(&mut transport, 1, 256, None).unwrap();
-    doorbell.ring(7);
-    assert_eq!(fake.model().data_rings, [(0x3004, 0x0007_7701)]);
+/// Defends: PCI-018, CF-006, CF-007.
+#[test]
+fn a_queue_is_reset_when_both_registers_say_so_and_is_programmed_anew() {
+    let (config, fake, mut transport) = ready();
+    let queue = QueueIndex(1);
+    let unsupported = transport.reset_queue(queue).unwrap_err();
+    assert!(matches!(unsupported, TransportError::Unsupported { .. }));
+    let mut table = transport
+        .enable_msix(&config, |at, len| fake.map(at, len))
+        .unwrap();
+    table
+        .set(
+            1,
+            Message {
+                address: 0xfee0_0000,
+                data: 1,
+            },
+        )
+        .unwrap();
+    transport.set_driver_features(Feature::VERSION_1 | Feature::RING_RESET);
+    enable(&mut transport, 1, 256, Some(1)).unwrap();
+    fake.model().reset_reads = 3;
+    fake.model().select = 0;
+    transport.reset_queue(queue).unwrap();
+    assert_eq!(fake.model().queues[0].resetting, None, "another queue");
+    for _ in 0..3 {
+        // Meanwhile others are worked on.
+        assert_eq!(transport.max_queue_size(QueueIndex(2)), 256);
+        assert!(!transport.is_queue_reset(queue));
+    }
+    assert!(transport.is_queue_reset(queue));
+    fake.model().writes.clear();
+    enable(&mut transport, 1, 64, Some(1)).unwrap();
+    let model = fake.model();
+    let again = &model.queues[1];
+    assert_eq!((again.size, again.vector, again.enable), (64, 1, 1));
+    let order: Vec<usize> = model.writes.iter().map(|write| write.0).collect();
+    let programmed = [0x16, 0x1a, 0x18, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34, 0x1c];
+    assert_eq!(order, programmed, "everything, and the enable last");
+    drop(model);
+
+    // `queue_reset` reads 0 and the queue still runs: it is not done.
+    fake.model().keep_enable = true;
+    transport.reset_queue(queue).unwrap();
+    let done = (0..10).filter(|_| transport.is_queue_reset(queue)).count();
+    assert_eq!(done, 0);
+    let absent = QueueIndex(3);
+    let unavailable = TransportError::QueueUnavailable { queue: absent };
+    assert_eq!(transport.reset_queue(absent).unwrap_err(), unavailable);
+    assert!(!transport.is_queue_reset(absent));
+}
+
+#[test]
+fn a_structure_without_queue_reset_has_no_queues_reset() {
+    let (_, mut transport) = with_structures(58, Cap::notify(4, 0x3000, 0x1000, 4));
+    transport.set_driver_features(Feature::VERSION_1 | Feature::RING_RESET);
+    let queue = QueueIndex(0);
+    let refused = transport.reset_queue(queue).unwrap_err();
+    assert!(
+        matches!(refused, TransportError::Unsupported { .. }),
+        "{refused}"
+    );
+    assert!(!transport.is_queue_reset(queue));
 }
 
 #[test]

@@ -5,7 +5,20 @@ use core::fmt;
 use super::{Feature, Features, Needs, Requirement};
 use crate::platform::Access;
 
-/// What a driver wishes. `want`, `require` and `refuse` name only features that it implements.
+/// What a driver wishes. `want` and `require` name only features that it implements: those of its
+/// device type, and generic ones, all of which this crate implements for it ([`Wish::ring`]).
+///
+/// ```
+/// use vring::features::{Feature, Features, Wish};
+///
+/// const MULTI_PORT: Feature = Feature::of::<1>();
+/// let wish = Wish {
+///     want: Features::RING.with(MULTI_PORT),
+///     refuse: Feature::IN_ORDER.into(),
+///     ..Wish::default()
+/// };
+/// # let _ = wish;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wish<'a> {
     /// Accepted where offered.
@@ -16,6 +29,21 @@ pub struct Wish<'a> {
     pub refuse: Features,
     /// Prerequisites between the features of this device type.
     pub requirements: &'a [Requirement],
+}
+
+impl Wish<'_> {
+    /// Everything that this crate implements for every device, [`Features::RING`]: the packed ring,
+    /// `VIRTIO_F_ORDER_PLATFORM`, `VIRTIO_F_NOTIF_CONFIG_DATA` and the others that a driver should
+    /// accept (VIRTIO 1.4, 6.1).
+    #[must_use]
+    pub const fn ring() -> Self {
+        Self {
+            want: Features::RING,
+            require: Features::EMPTY,
+            refuse: Features::EMPTY,
+            requirements: &[],
+        }
+    }
 }
 
 /// What came of it.
@@ -49,6 +77,12 @@ pub enum NegotiateError {
     },
     /// The driver requires a feature that was also refused.
     Refused {
+        /// The feature.
+        feature: Feature,
+    },
+    /// A feature is required that is offered, and that the driver, or the transport, has no code
+    /// for.
+    Unimplemented {
         /// The feature.
         feature: Feature,
     },
@@ -88,6 +122,12 @@ impl fmt::Display for NegotiateError {
                     "the driver needs {feature}, which was told to be refused"
                 )
             }
+            Self::Unimplemented { feature } => {
+                write!(
+                    f,
+                    "{feature} is required, and the driver or the transport does not implement it"
+                )
+            }
             Self::Unsupported { feature, needs } => {
                 let (quantity, needs) = match needs {
                     Needs::All(needs) => ("all", needs),
@@ -109,7 +149,7 @@ impl core::error::Error for NegotiateError {}
 /// `VIRTIO_F_VERSION_1` is always accepted, and needed. `VIRTIO_F_ACCESS_PLATFORM` is accepted
 /// where it is offered and not refused: every [`Platform`](crate::platform::Platform) gives
 /// addresses that are right for the device. Features without their prerequisites are dropped, and
-/// those that need the dropped ones, until nothing changes.
+/// those that need the dropped ones, until nothing changes. [`Features::FOREIGN`] are not accepted.
 ///
 /// # Errors
 /// Any [`NegotiateError`]; it names the feature.
@@ -118,17 +158,31 @@ pub fn negotiate(
     wish: &Wish<'_>,
     access: Access,
 ) -> Result<Negotiation, NegotiateError> {
+    negotiate_over(offered, wish, access, Features::TRANSPORT)
+}
+
+/// As [`negotiate`], over a transport that implements `transport` of [`Features::TRANSPORT`].
+pub(crate) fn negotiate_over(
+    offered: Features,
+    wish: &Wish<'_>,
+    access: Access,
+    transport: Features,
+) -> Result<Negotiation, NegotiateError> {
     if !offered.has(Feature::VERSION_1) {
         return Err(NegotiateError::NoVersion1 { offered });
     }
     let always = Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
     let refuse = wish.refuse.without(Feature::VERSION_1);
-    let candidates = (offered & (wish.want | wish.require | always)) - refuse;
+    let unimplemented = Features::FOREIGN | (Features::TRANSPORT - transport);
+    let candidates = (offered & (wish.want | wish.require | always)) - refuse - unimplemented;
     if access == Access::Translated && !candidates.has(Feature::ACCESS_PLATFORM) {
         return Err(NegotiateError::NoAccessPlatform { offered });
     }
     let accepted = close(candidates, wish.requirements);
     if let Some(feature) = (wish.require - accepted).iter().next() {
+        if offered.has(feature) && unimplemented.has(feature) {
+            return Err(NegotiateError::Unimplemented { feature });
+        }
         return Err(why_not(feature, offered, accepted, wish));
     }
     Ok(Negotiation {

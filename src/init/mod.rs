@@ -15,23 +15,31 @@
 //! `DRIVER_OK`, so that an early kick cannot be written. When a step fails, `FAILED` is set, and
 //! the error gives the transport back.
 //!
+//! A live device lets a queue be [reset on its own](Live::restart_queue), and itself be
+//! [suspended](Live::suspend), where it offers that.
+//!
 //! A reset that the device confirmed is a value, [`Quiesced`]: the only key that takes buffers and
 //! rings back out of a queue. It opens the queues of this device and of this initialisation only.
 
 mod errors;
 mod queue;
+mod queue_reset;
+mod suspend;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::buffer::DmaBuf;
-use crate::features::{Feature, Features, Negotiation, Wish, negotiate};
+use crate::features::{Features, Negotiation, Wish, negotiate_over};
 use crate::platform::{Platform, Wait};
-use crate::transport::{QueueAreas, QueueIndex, Status, Transport, TransportError};
+use crate::transport::{QueueAreas, QueueIndex, Status, Transport};
 use crate::virtqueue::{Closed, QueueStorage, Virtqueue};
 
 pub use errors::{Aborted, InitError, InitFailure, Leaked, QueueError, QueueResetError};
 pub use queue::QueueConfig;
 use queue::{MakeError, Maker};
+pub use queue_reset::{QueueQuiesced, RestartError};
+pub(crate) use suspend::sealed::Sealed as SealedQueues;
+pub use suspend::{Queues, SuspendError, SuspendFailure, Suspended, Unsuspended};
 
 /// One initialisation of one device, told from every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +143,9 @@ impl<P: Platform, T: Transport> Reset<P, T> {
         status |= Status::DRIVER;
         transport.set_status(status);
         let offered = transport.device_features();
-        let negotiation = match negotiate(offered, wish, platform.access()) {
+        let transport_has = transport.transport_features();
+        let negotiated = negotiate_over(offered, wish, platform.access(), transport_has);
+        let negotiation = match negotiated {
             Ok(negotiation) => negotiation,
             Err(error) => {
                 transport.set_status(status | Status::FAILED);
@@ -172,6 +182,7 @@ impl<P: Platform, T: Transport> Reset<P, T> {
             negotiation,
             status,
             failed: None,
+            queues: 0,
         })
     }
 }
@@ -187,6 +198,8 @@ pub struct Negotiated<P: Platform, T: Transport> {
     status: Status,
     /// A queue failed; the device was told, and was or was not reset.
     failed: Option<Result<(), InitFailure>>,
+    /// Queues that were set up.
+    queues: usize,
 }
 
 impl<P: Platform, T: Transport> Negotiated<P, T> {
@@ -200,6 +213,12 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
     #[must_use]
     pub fn offered(&self) -> Features {
         self.offered
+    }
+
+    /// The features that the device offered and that are not used.
+    #[must_use]
+    pub fn refused(&self) -> Features {
+        self.negotiation.refused
     }
 
     /// The transport, to read configuration.
@@ -261,7 +280,10 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
             epoch: self.epoch,
         };
         match make(maker) {
-            Ok(queue) => Ok(PendingQueue(queue)),
+            Ok(queue) => {
+                self.queues = self.queues.wrapping_add(1);
+                Ok(PendingQueue(queue))
+            }
             Err(MakeError::Before(why)) => Err(why),
             Err(MakeError::Exposed(parts, error)) => {
                 // The device may have taken the addresses: only a reset tells.
@@ -307,6 +329,7 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
                     epoch,
                     offered,
                     negotiation,
+                    queues,
                     ..
                 } = self;
                 return Ok(Live {
@@ -315,6 +338,7 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
                     epoch,
                     offered,
                     negotiation,
+                    queues,
                 });
             }
             self.status = status;
@@ -377,6 +401,8 @@ pub struct Live<P: Platform, T: Transport> {
     epoch: Epoch,
     offered: Features,
     negotiation: Negotiation,
+    /// Queues that are set up.
+    queues: usize,
 }
 
 impl<P: Platform, T: Transport> Live<P, T> {
@@ -390,6 +416,12 @@ impl<P: Platform, T: Transport> Live<P, T> {
     #[must_use]
     pub fn offered(&self) -> Features {
         self.offered
+    }
+
+    /// The features that the device offered and that are not used.
+    #[must_use]
+    pub fn refused(&self) -> Features {
+        self.negotiation.refused
     }
 
     /// The transport.
@@ -437,97 +469,18 @@ impl<P: Platform, T: Transport> Live<P, T> {
         self.transport.status().contains(Status::NEEDS_RESET)
     }
 
-    /// Resets one queue and waits for the device to say so (VIRTIO 1.4, 2.6.1): gives the buffers
-    /// back that had not come back, and frees the ring. [`queue`](Self::queue) makes it anew, with
-    /// another size if you like.
+    /// Whether the device works.
     ///
     /// # Errors
-    /// [`QueueResetError`] with the queue, when `VIRTIO_F_RING_RESET` was not negotiated, the queue
-    /// is not this device's, or [`Platform::wait`] gives up. In the last case the queue may be
-    /// neither running nor free: only a reset of the device tells.
-    pub fn reset_queue<B: DmaBuf>(
-        &mut self,
-        queue: Virtqueue<P, B>,
-    ) -> Result<Closed<P, B>, QueueResetError<P, B>> {
-        let index = queue.index();
-        if queue.epoch() != self.epoch {
-            let why = InitFailure::Queue(QueueError::Unavailable { queue: index });
-            return Err(QueueResetError { queue, why });
+    /// [`InitFailure::NeedsReset`]: what it has of buffers may never come back. Ask when the
+    /// interrupt for configuration changes comes, or when a queue makes no progress (VIRTIO 1.4,
+    /// 2.1.2).
+    pub fn check(&self) -> Result<(), InitFailure> {
+        if self.needs_reset() {
+            Err(InitFailure::NeedsReset)
+        } else {
+            Ok(())
         }
-        if let Err(error) = self.begin_queue_reset(index) {
-            return Err(QueueResetError {
-                queue,
-                why: InitFailure::Transport(error),
-            });
-        }
-        let mut polls = 0u32;
-        while !self.transport.is_queue_reset(index) {
-            if !self.platform.wait(Wait::QueueReset, polls) {
-                log::warn!("{index}: reset not confirmed");
-                let why = InitFailure::QueueResetNotConfirmed { queue: index };
-                return Err(QueueResetError { queue, why });
-            }
-            polls = polls.saturating_add(1);
-        }
-        Ok(queue.take_apart())
-    }
-
-    fn begin_queue_reset(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
-        if !self.features().has(Feature::RING_RESET) {
-            let what = "VIRTIO_F_RING_RESET";
-            return Err(TransportError::Unsupported { what });
-        }
-        self.transport.reset_queue(queue)
-    }
-
-    /// Sets a queue up again that was [reset](Self::reset_queue), its private state on the heap.
-    ///
-    /// # Errors
-    /// [`QueueError`]. When it is the transport's, the memory of the new queue is leaked: the device
-    /// may have taken it.
-    #[cfg(feature = "alloc")]
-    pub fn queue<B: DmaBuf>(
-        &mut self,
-        index: QueueIndex,
-        config: &QueueConfig,
-    ) -> Result<Virtqueue<P, B>, QueueError> {
-        self.queue_by(|maker| maker.queue(index, config))
-    }
-
-    /// As [`queue`](Self::queue), its private state in `storage`.
-    ///
-    /// # Errors
-    /// As `queue`, and [`QueueError::Storage`].
-    pub fn queue_in<B: DmaBuf>(
-        &mut self,
-        index: QueueIndex,
-        config: &QueueConfig,
-        storage: QueueStorage<B>,
-    ) -> Result<Virtqueue<P, B>, QueueError> {
-        self.queue_by(|maker| maker.queue_in(index, config, storage))
-    }
-
-    fn queue_by<B: DmaBuf>(
-        &mut self,
-        make: impl FnOnce(Maker<'_, P, T>) -> Result<Virtqueue<P, B>, MakeError<P, B>>,
-    ) -> Result<Virtqueue<P, B>, QueueError> {
-        if !self.features().has(Feature::RING_RESET) {
-            let what = "VIRTIO_F_RING_RESET";
-            return Err(QueueError::Transport(TransportError::Unsupported { what }));
-        }
-        let maker = Maker {
-            transport: &mut self.transport,
-            platform: &self.platform,
-            features: self.negotiation.accepted,
-            epoch: self.epoch,
-        };
-        make(maker).map_err(|error| match error {
-            MakeError::Before(why) => why,
-            MakeError::Exposed(parts, error) => {
-                Virtqueue::leak(parts);
-                QueueError::Transport(error)
-            }
-        })
     }
 
     /// Resets the device and waits for it to say so. The proof takes its queues apart.

@@ -82,6 +82,13 @@ pub(super) struct Maker<'a, P: Platform, T: Transport> {
     pub(super) epoch: Epoch,
 }
 
+/// What driver and device share of a queue.
+struct Regions<P: Platform> {
+    memory: Memory<P>,
+    cells: Option<CellMemory<P>>,
+    tables: Option<TableMemory<P>>,
+}
+
 /// Why a queue was not made.
 pub(super) enum MakeError<P: Platform, B: DmaBuf> {
     /// Before the device was told of it.
@@ -105,10 +112,42 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         config: &QueueConfig,
     ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
         let size = self.size(index, config.size)?;
+        let regions = self.regions(size, config)?;
+        let parts = self.assemble_on_heap(index, size, config, regions);
+        self.expose(parts, index, config)
+    }
+
+    #[cfg(feature = "alloc")]
+    fn assemble_on_heap<B: DmaBuf>(
+        &self,
+        index: QueueIndex,
+        size: u16,
+        config: &QueueConfig,
+        regions: Regions<P>,
+    ) -> Parts<P, B> {
         let slots = Storage::heap(size.into(), Slot::new);
         let mappings = usize::from(size) * self.mappings_per_slot(size, config);
         let mappings = Storage::heap(mappings, MappingSlot::new);
-        self.make(index, size, config, slots, mappings)
+        self.assemble(index, config, regions, slots, mappings)
+    }
+
+    /// Storage may be longer than the queue: it keeps the rest, to grow after a reset.
+    fn assemble_in<B: DmaBuf>(
+        &self,
+        index: QueueIndex,
+        config: &QueueConfig,
+        regions: Regions<P>,
+        storage: QueueStorage<B>,
+    ) -> Parts<P, B> {
+        let QueueStorage { slots, mappings } = storage;
+        for slot in slots.iter_mut() {
+            *slot = Slot::new();
+        }
+        for mapping in mappings.iter_mut() {
+            *mapping = MappingSlot::new();
+        }
+        let (slots, mappings) = (Storage::Lent(slots), Storage::Lent(mappings));
+        self.assemble(index, config, regions, slots, mappings)
     }
 
     /// A queue with its private state in memory that was lent, as large as that allows.
@@ -118,42 +157,63 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         config: &QueueConfig,
         storage: QueueStorage<B>,
     ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
-        let QueueStorage { slots, mappings } = storage;
+        let (slots, mappings) = (storage.slots.len(), storage.mappings.len());
+        let size = self.size_in(index, config, slots, mappings)?;
+        let regions = self.regions(size, config)?;
+        let parts = self.assemble_in(index, config, regions, storage);
+        self.expose(parts, index, config)
+    }
+
+    /// Makes a queue that was reset anew, in its place, on the heap or in the storage that it was
+    /// lent. It is not exposed yet. When it cannot be made, the old one stays, to be tried again.
+    pub(super) fn remake<B: DmaBuf>(
+        &mut self,
+        old: &mut Virtqueue<P, B>,
+        config: &QueueConfig,
+    ) -> Result<(), QueueError> {
+        let index = old.index();
+        let size = match old.lent() {
+            None => self.size(index, config.size)?,
+            Some((slots, mappings)) => self.size_in(index, config, slots, mappings)?,
+        };
+        let regions = self.regions(size, config)?;
+        let parts = match old.take_storage() {
+            Some(storage) => self.assemble_in(index, config, regions, storage),
+            #[cfg(feature = "alloc")]
+            None => self.assemble_on_heap(index, size, config, regions),
+            // Without a heap, all is lent.
+            #[cfg(not(feature = "alloc"))]
+            None => return Err(QueueError::Failed),
+        };
+        let new = Virtqueue::unheard(parts);
+        drop(core::mem::replace(old, new).take_apart());
+        Ok(())
+    }
+
+    /// The size of a queue in storage that was lent.
+    fn size_in(
+        &mut self,
+        queue: QueueIndex,
+        config: &QueueConfig,
+        slots: usize,
+        mappings: usize,
+    ) -> Result<u16, QueueError> {
         let most = |size: u16, maker: &Self| {
             let per_slot = maker.mappings_per_slot(size, config);
-            let mapped = mappings.len().checked_div(per_slot).unwrap_or(usize::MAX);
-            let room = slots
-                .len()
-                .min(mapped)
-                .min(usize::from(layout::MAX_QUEUE_SIZE));
+            let mapped = mappings.checked_div(per_slot).unwrap_or(usize::MAX);
+            let room = slots.min(mapped).min(usize::from(layout::MAX_QUEUE_SIZE));
             config.size.min(room as u16)
         };
         // A smaller queue may have smaller tables, and so takes fewer mappings.
-        let limit = most(most(config.size, &self).max(1), &self);
+        let limit = most(most(config.size, self).max(1), self);
         if limit == 0 && config.size != 0 {
-            let (slots, mappings) = (slots.len(), mappings.len());
             return Err(QueueError::Storage {
-                queue: index,
+                queue,
                 slots,
                 mappings,
-            }
-            .into());
+            });
         }
-        let size = self.size(index, limit)?;
-        for slot in slots.iter_mut() {
-            *slot = Slot::new();
-        }
-        for mapping in mappings.iter_mut() {
-            *mapping = MappingSlot::new();
-        }
-        let slots = slots.get_mut(..usize::from(size)).unwrap_or_default();
-        self.make(
-            index,
-            size,
-            config,
-            Storage::Lent(slots),
-            Storage::Lent(mappings),
-        )
+        self.size(queue, limit)
     }
 
     /// The largest size that neither the device nor the driver is below: for a split queue, a power
@@ -192,17 +252,25 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         }
     }
 
-    fn make<B: DmaBuf>(
-        self,
+    /// Allocates what driver and device share.
+    fn regions(&self, size: u16, config: &QueueConfig) -> Result<Regions<P>, QueueError> {
+        Ok(Regions {
+            memory: self.ring_memory(size)?,
+            cells: self.cells(size, config)?,
+            tables: self.tables(size, self.table_entries(size, config))?,
+        })
+    }
+
+    fn assemble<B: DmaBuf>(
+        &self,
         index: QueueIndex,
-        size: u16,
+        #[cfg_attr(not(feature = "test-util"), allow(unused_variables))]
+        // only tests start elsewhere
         config: &QueueConfig,
+        regions: Regions<P>,
         slots: Storage<Slot<B>>,
         mappings: Storage<MappingSlot>,
-    ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
-        let memory = self.ring_memory(size)?;
-        let cells = self.cells(size, config)?;
-        let tables = self.tables(size, self.table_entries(size, config))?;
+    ) -> Parts<P, B> {
         #[cfg(feature = "test-util")]
         let start = config.start_index;
         #[cfg(not(feature = "test-util"))]
@@ -213,18 +281,23 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
             strong: self.features.has(Feature::ORDER_PLATFORM),
             start,
         };
-        let ring = Ring::new(memory, slots, options);
-        let platform = self.platform.clone();
-        let epoch = self.epoch;
-        let parts = Parts {
-            ring,
-            platform,
-            cells,
-            tables,
+        Parts {
+            ring: Ring::new(regions.memory, slots, options),
+            platform: self.platform.clone(),
+            cells: regions.cells,
+            tables: regions.tables,
             mappings,
             index,
-            epoch,
-        };
+            epoch: self.epoch,
+        }
+    }
+
+    fn expose<B: DmaBuf>(
+        self,
+        parts: Parts<P, B>,
+        index: QueueIndex,
+        config: &QueueConfig,
+    ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
         match parts.ring.expose(self.transport, index, config.vector) {
             Ok(doorbell) => Ok(Virtqueue::new(parts, doorbell)),
             Err(error) => Err(MakeError::Exposed(parts, error)),

@@ -83,8 +83,16 @@ pub(crate) struct Ring<P: Platform, T: 'static> {
     /// Running number at the last kick decision.
     kicked: u64,
     start: u64,
-    /// What the device did wrong, and how many chains had come back by then.
-    fault: Option<(Fault, u64)>,
+    /// Why the ring is broken, and where the counts were then.
+    fault: Option<Broken>,
+}
+
+/// Why a ring is broken, and what was counted by then: a poisoned ring's counts count no more.
+#[derive(Clone, Copy, Debug)]
+struct Broken {
+    fault: Fault,
+    next: u64,
+    completed: u64,
 }
 
 /// How chains come back.
@@ -215,20 +223,24 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Chains with the device, or on their way to it.
     #[inline]
     pub(crate) fn outstanding(&self) -> u16 {
-        self.counts.next.wrapping_sub(self.completed()) as u16
+        let (next, completed) = self.running();
+        next.wrapping_sub(completed) as u16
     }
 
-    /// Running count of the chains that came back.
-    fn completed(&self) -> u64 {
+    /// Running numbers of the next chain and of the next that comes back.
+    fn running(&self) -> (u64, u64) {
         self.fault
-            .map_or(self.counts.completed, |(_, completed)| completed)
+            .map_or((self.counts.next, self.counts.completed), |broken| {
+                (broken.next, broken.completed)
+            })
     }
 
     /// Chains submitted and completed since the ring was made.
     pub(crate) fn totals(&self) -> (u64, u64) {
+        let (next, completed) = self.running();
         (
-            self.counts.next.wrapping_sub(self.start),
-            self.completed().wrapping_sub(self.start),
+            next.wrapping_sub(self.start),
+            completed.wrapping_sub(self.start),
         )
     }
 
@@ -360,8 +372,8 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[cold]
     #[inline(never)]
     pub(crate) fn trouble(&mut self, trouble: Trouble) -> Fault {
-        if let Some((fault, _)) = self.fault {
-            return fault;
+        if let Some(broken) = self.fault {
+            return broken.fault;
         }
         self.broken(match trouble {
             Trouble::Fault(fault) => fault,
@@ -388,25 +400,90 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// What the device did wrong, if it did.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.fault.map(|(fault, _)| fault)
+        self.fault.map(|broken| broken.fault)
     }
 
     /// Marks the ring broken until its device is reset.
     #[cold]
     #[inline(never)]
-    pub(crate) fn broken(&mut self, fault: Fault) -> Fault {
+    pub(crate) fn broken(&mut self, mut fault: Fault) -> Fault {
+        let size = self.size();
+        if let Fault::UsedIdNotInFlight { id } = fault {
+            // Lent storage may have more slots than the ring has descriptors.
+            if id >= size.into() {
+                fault = Fault::UsedIdOutOfRange { id, size };
+            }
+        }
         log::warn!("virtqueue broken until reset: {fault}");
+        self.stop(fault);
+        fault
+    }
+
+    /// Stops the ring for `fault`, or for that for which it was stopped before: nothing more is
+    /// submitted, made available or taken back.
+    fn stop(&mut self, fault: Fault) {
         let Self {
             format,
             counts,
             order,
+            kicked,
             ..
         } = self;
-        self.fault.get_or_insert((fault, counts.completed));
+        if self.fault.is_some() {
+            return;
+        }
+        self.fault = Some(Broken {
+            fault,
+            next: counts.next,
+            completed: counts.completed,
+        });
         counts.free = 0;
+        // What was not published is never made available, and nobody is told of the rest.
+        counts.next = counts.published;
+        *kicked = counts.next;
         order.batch = None;
         with_format!(format, format => format.poison(counts));
-        fault
+    }
+
+    /// Stops the ring for a reason that its driver has.
+    #[cold]
+    pub(crate) fn park(&mut self, why: Fault) {
+        self.stop(why);
+        if let Some(broken) = &mut self.fault {
+            broken.fault = why;
+        }
+    }
+
+    /// Notes that every chain has been withdrawn.
+    #[cold]
+    pub(crate) fn emptied(&mut self) {
+        if let Some(broken) = &mut self.fault {
+            broken.completed = broken.next;
+        }
+    }
+
+    /// Whether a device should look at what it has, as far as it wants to be told: for one that may
+    /// have missed it. `None` when there is nothing, or when the next kick tells it anyway.
+    #[cold]
+    pub(crate) fn remind(&mut self) -> Option<(bool, u16)> {
+        let Self {
+            format,
+            counts,
+            kicked,
+            fault,
+            ..
+        } = self;
+        if fault.is_some() || counts.with_device() == 0 {
+            return None;
+        }
+        *kicked = counts.completed;
+        let num = with_format!(format, format => u32::from(format.num()));
+        counts.since = num.wrapping_sub(counts.free);
+        if counts.next == counts.published {
+            self.kick_prepare()
+        } else {
+            None
+        }
     }
 
     /// Takes the payload of a chain that was never committed out of its slot, and its `len`
@@ -428,10 +505,25 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         slot.is_some_and(|slot| slot.payload.is_some())
     }
 
-    /// Takes a payload out of a slot, whatever the device says. For queues whose device has been
-    /// reset.
-    pub(crate) fn withdraw(&mut self, slot: u16) -> Option<T> {
-        self.slots.get_mut(usize::from(slot))?.payload.take()
+    /// Brings the slots of all chains into the order of their submission. For queues whose device
+    /// has been reset: slots have no meaning any more then.
+    pub(crate) fn line_up(&mut self) {
+        self.slots.sort_unstable_by_key(|slot| slot.number);
+    }
+
+    /// Notes whether the chain in a slot had a header in front.
+    pub(crate) fn note_header(&mut self, slot: u16, header: bool) {
+        if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
+            slot.writable = header.into();
+        }
+    }
+
+    /// Takes the payload out of a place of the line, and whether it had a header. `None` at its
+    /// end.
+    pub(crate) fn withdraw(&mut self, place: usize) -> Option<Option<(T, bool)>> {
+        let slot = self.slots.get_mut(place)?;
+        let header = slot.writable != 0;
+        Some(slot.payload.take().map(|payload| (payload, header)))
     }
 
     /// The pieces of the chain that starts, or started last, in a slot, and whether they are in its

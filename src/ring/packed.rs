@@ -73,6 +73,25 @@ impl<P: Platform> Packed<P> {
         &self.memory
     }
 
+    /// Descriptors of the chains that the device may have used. Those of a batch that is not
+    /// published do not count: no interrupt comes for them.
+    fn with_device(&self, counts: &Counts) -> u32 {
+        if counts.with_device() == 0 {
+            return 0;
+        }
+        let end = if counts.next == counts.published {
+            counts.avail_at
+        } else {
+            counts.held_at
+        };
+        match end.checked_sub(counts.used_at) {
+            // All of them.
+            Some(0) => self.num,
+            Some(ahead) => ahead,
+            None => end.wrapping_add(self.num).wrapping_sub(counts.used_at),
+        }
+    }
+
     /// Position and wrap counter as the event structures and doorbells have them.
     fn off_wrap(at: u32, wrap: bool) -> u16 {
         at as u16 | u16::from(wrap) << 15
@@ -188,8 +207,7 @@ impl<P: Platform> Format for Packed<P> {
         let wrap = counts.used_flags & AVAIL != 0;
         let mut event = (counts.used_at, wrap);
         if delayed {
-            let in_flight = self.num.wrapping_sub(counts.free);
-            event.0 = event.0.wrapping_add(in_flight / 4 * 3);
+            event.0 = event.0.wrapping_add(self.with_device(counts) * 3 / 4);
             if event.0 >= self.num {
                 event = (event.0.wrapping_sub(self.num), !wrap);
             }

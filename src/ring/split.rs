@@ -108,7 +108,7 @@ impl<P: Platform> Format for Split<P> {
     #[inline]
     fn arm(&self, counts: &Counts, delayed: bool) -> bool {
         let ahead = if delayed {
-            counts.with_device() as u16 / 4 * 3
+            (counts.with_device() * 3 / 4) as u16
         } else {
             0
         };

@@ -19,8 +19,9 @@ pub struct Slot<T> {
     pub(crate) tail: u16,
     /// Descriptors of the chain that starts here.
     pub(crate) chain: u16,
-    /// Its pieces; [`INDIRECT`] more when they are in a table.
-    pieces: u16,
+    /// Its pieces; [`INDIRECT`] more when they are in a table. Beside `chain`, so that both are
+    /// written by one store where there is one of each.
+    pub(crate) pieces: u16,
 }
 
 /// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
@@ -45,6 +46,13 @@ impl<T> Slot<T> {
 }
 
 impl<T> Slot<T> {
+    /// Whether the chain that starts here has more pieces than its payload has segments, on a
+    /// platform that makes one piece of each.
+    pub(crate) fn has_more_pieces_than(&self, segments: usize) -> bool {
+        let reply = usize::from(self.tail & REPLY != 0);
+        usize::from(self.pieces().0) > segments.wrapping_add(reply)
+    }
+
     /// Puts a payload in its place. The slot is idle: what it held, if anything, is forgotten, not
     /// dropped, which spares the data path the code to drop it.
     #[inline(always)] // the payload is moved once
@@ -104,6 +112,15 @@ impl<S: 'static> Storage<S> {
     #[cfg(feature = "alloc")]
     pub(crate) fn heap(num: usize, fresh: impl Fn() -> S) -> Self {
         Self::Heap((0..num).map(|_| fresh()).collect())
+    }
+
+    /// Leaves nothing behind, and returns what was lent; what was on the heap stays there.
+    pub(crate) fn take_lent(&mut self) -> Option<&'static mut [S]> {
+        match self {
+            #[cfg(feature = "alloc")]
+            Self::Heap(_) => None,
+            Self::Lent(slice) => Some(core::mem::take(slice)),
+        }
     }
 }
 

@@ -48,6 +48,10 @@ unsafe impl Transport for FakeTransport {
         self.device.registers().offered
     }
 
+    fn transport_features(&self) -> Features {
+        Features::TRANSPORT
+    }
+
     fn set_driver_features(&mut self, features: Features) {
         self.device.registers().write_features(features);
     }

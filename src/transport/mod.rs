@@ -284,6 +284,12 @@ pub unsafe trait Transport {
     /// Reads the feature bits that the device offers.
     fn device_features(&mut self) -> Features;
 
+    /// Which of [`Features::TRANSPORT`] this transport implements, for this device. The others are
+    /// not accepted, even if offered (VIRTIO 1.4, 2.2.1).
+    fn transport_features(&self) -> Features {
+        Features::EMPTY
+    }
+
     /// Writes the feature bits that the driver accepts.
     fn set_driver_features(&mut self, features: Features);
 

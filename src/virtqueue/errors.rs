@@ -4,7 +4,8 @@ use core::fmt;
 
 use crate::platform::DmaError;
 
-/// What a device did that no device may do. The queue is broken until the device is reset.
+/// Why a queue does not work: what a device did that no device may do, and the queue is broken until
+/// the device is reset; or what its driver did to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -36,6 +37,10 @@ pub enum Fault {
         /// The slot concerned.
         slot: u16,
     },
+    /// The driver began to reset the queue, and the device has not confirmed it.
+    ResetUnconfirmed,
+    /// The queue was reset, and has not been set up again.
+    Stopped,
 }
 
 impl fmt::Display for Fault {
@@ -59,6 +64,8 @@ impl fmt::Display for Fault {
                 )
             }
             Self::Corrupt { slot } => write!(f, "the record of slot {slot} is corrupt"),
+            Self::ResetUnconfirmed => f.write_str("its reset is not confirmed"),
+            Self::Stopped => f.write_str("it was reset, and is not set up again"),
         }
     }
 }
@@ -146,7 +153,7 @@ impl fmt::Display for Reject {
                 )
             }
             Self::Map(error) => error.fmt(f),
-            Self::Broken(fault) => write!(f, "the queue is broken until a reset: {fault}"),
+            Self::Broken(fault) => write!(f, "the queue does not work until a reset: {fault}"),
         }
     }
 }

@@ -43,7 +43,7 @@ use crate::ring::core::{Ring, burst, drain, pop, with_format};
 use crate::ring::format::Format;
 use crate::ring::storage::{Slot, Storage};
 use crate::shared::{CellMemory, TableMemory};
-use crate::transport::{Doorbell, QueueAreas, QueueIndex};
+use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 use crate::virtqueue::submit::add_one;
 
 pub use completion::{Completion, Ticket};
@@ -197,9 +197,14 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         }
     }
 
+    /// A queue that its device does not listen to.
+    pub(crate) fn unheard(parts: Parts<P, B>) -> Self {
+        Self::new(parts, Doorbell::function(|_, _| {}, 0, 0))
+    }
+
     /// Leaves a queue to a device that may have taken its addresses.
     pub(crate) fn leak(parts: Parts<P, B>) {
-        drop(Self::new(parts, Doorbell::function(|_, _| {}, 0, 0)));
+        drop(Self::unheard(parts));
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -491,9 +496,63 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
 
     /// Takes the queue apart: the device has confirmed that it uses it no more.
     pub(crate) fn take_apart(self) -> Closed<P, B> {
-        Closed {
-            core: self.core.into_inner(),
-            at: 0,
+        let mut core = self.core.into_inner();
+        core.withdraw_all();
+        Closed { core, at: 0 }
+    }
+
+    /// Stops the queue, for a reason that its driver has: nothing more goes in, is made available
+    /// or comes back, and the device is not told of anything.
+    pub(crate) fn park(&mut self, why: Fault) {
+        self.core.ring.park(why);
+    }
+
+    /// Gives all buffers to `f`: the device has confirmed that it uses the queue no more, which is
+    /// [stopped](Fault::Stopped) by now.
+    pub(crate) fn empty(&mut self, mut f: impl FnMut(Withdrawn<B>)) {
+        self.core.withdraw_all();
+        let mut at = 0usize;
+        while let Some(place) = self.core.ring.withdraw(at) {
+            at = at.wrapping_add(1);
+            if let Some((buf, header)) = place {
+                f(Withdrawn { buf, header });
+            }
+        }
+        self.core.ring.emptied();
+    }
+
+    /// Takes the private state that was lent out of a queue that is empty; `None` when it is on the
+    /// heap.
+    pub(crate) fn take_storage(&mut self) -> Option<QueueStorage<B>> {
+        self.core.take_storage()
+    }
+
+    /// Room for buffers and mappings, and whether it was lent.
+    pub(crate) fn lent(&self) -> Option<(usize, usize)> {
+        match &self.core.ring.slots {
+            #[cfg(feature = "alloc")]
+            Storage::Heap(_) => None,
+            Storage::Lent(slots) => Some((slots.len(), self.core.mappings.len())),
+        }
+    }
+
+    /// Hands the ring to a device.
+    pub(crate) fn expose(
+        &mut self,
+        transport: &mut impl Transport,
+        vector: Option<u16>,
+    ) -> Result<(), TransportError> {
+        let core = &mut *self.core;
+        core.doorbell = core.ring.expose(transport, core.index, vector)?;
+        Ok(())
+    }
+
+    /// Tells the device of what it has, if it wants to be told: it may have missed it.
+    pub(crate) fn remind(&mut self) {
+        let core = &mut *self.core;
+        if let Some((true, position)) = core.ring.remind() {
+            core.kicks = core.kicks.wrapping_add(1);
+            core.doorbell.ring(position);
         }
     }
 }
@@ -529,6 +588,26 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         }
         let cells = self.cells.as_ref().filter(|_| used.reply);
         Ok(Some(Completion::new(used, cells.map(CellMemory::view))))
+    }
+
+    /// Ends all mappings, and lines the buffers up in the order of their submission.
+    fn withdraw_all(&mut self) {
+        for slot in 0..self.ring.size() {
+            if self.ring.is_in_flight(slot) {
+                let header = self.has_header(slot);
+                self.ring.note_header(slot, header);
+                if !P::DIRECT {
+                    self.unmap_chain(slot, 0);
+                }
+            }
+        }
+        self.ring.line_up();
+    }
+
+    fn take_storage(&mut self) -> Option<QueueStorage<B>> {
+        let slots = self.ring.slots.take_lent()?;
+        let mappings = self.mappings.take_lent().unwrap_or_default();
+        Some(QueueStorage { slots, mappings })
     }
 }
 
@@ -573,28 +652,54 @@ impl<P: Platform, B: DmaBuf> fmt::Debug for Virtqueue<P, B> {
     }
 }
 
-/// The buffers that were still in a queue when its device was reset. The ring is freed when this
-/// is dropped, and so are buffers that were not taken out.
+/// A buffer that had not come back when its queue was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Withdrawn<B> {
+    /// The buffer.
+    pub buf: B,
+    /// It was submitted with a header in front, in the slot's cell.
+    pub header: bool,
+}
+
+/// The buffers that were still in a queue when it, or its device, was reset, in the order in which
+/// they were submitted. The ring is freed when this is dropped, and so are buffers that were not
+/// taken out.
 pub struct Closed<P: Platform, B: DmaBuf> {
     core: Core<P, B>,
-    at: u16,
+    at: usize,
+}
+
+impl<P: Platform, B: DmaBuf> Closed<P, B> {
+    /// The next buffer, and how it was submitted.
+    pub fn next_withdrawn(&mut self) -> Option<Withdrawn<B>> {
+        while let Some(place) = self.core.ring.withdraw(self.at) {
+            self.at = self.at.wrapping_add(1);
+            if let Some((buf, header)) = place {
+                return Some(Withdrawn { buf, header });
+            }
+        }
+        None
+    }
+
+    /// Whether private state was lent to the queue.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.core.ring.slots, Storage::Lent(_))
+    }
+
+    /// The private state that was lent to the queue, to be lent again; `None` when it was on the
+    /// heap. Buffers that were not taken out are dropped.
+    #[must_use]
+    pub fn into_storage(mut self) -> Option<QueueStorage<B>> {
+        self.by_ref().for_each(drop);
+        self.core.take_storage()
+    }
 }
 
 impl<P: Platform, B: DmaBuf> Iterator for Closed<P, B> {
     type Item = B;
 
     fn next(&mut self) -> Option<B> {
-        while self.at < self.core.ring.size() {
-            let slot = self.at;
-            self.at = slot.wrapping_add(1);
-            if !P::DIRECT && self.core.ring.is_in_flight(slot) {
-                self.core.unmap_chain(slot, 0);
-            }
-            if let Some(buf) = self.core.ring.withdraw(slot) {
-                return Some(buf);
-            }
-        }
-        None
+        self.next_withdrawn().map(|withdrawn| withdrawn.buf)
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
                 slot.writable = if writable { len } else { 0 };
                 slot.tail = head;
                 slot.chain = 1;
+                slot.pieces = 1;
                 let behind = slot.next;
                 core::mem::forget(parked);
                 counts.enter(format, next, head, 1, behind);
@@ -446,6 +447,22 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         } else {
             let node = (0..piece).fold(head, |node, _| self.ring.next(node));
             usize::from(node) * per_slot
+        }
+    }
+
+    /// Whether the chain in slot `head` begins with a header cell. The device's words have no part in
+    /// it: cells are not mapped.
+    pub(super) fn has_header(&self, head: u16) -> bool {
+        if P::DIRECT {
+            let slot = self.ring.slots.get(usize::from(head));
+            slot.is_some_and(|slot| {
+                let segments = slot.payload.as_ref().map_or(0, DmaBuf::count);
+                slot.has_more_pieces_than(segments)
+            })
+        } else {
+            let (pieces, table) = self.ring.pieces(head);
+            let first = self.mappings.get(self.piece_place(head, table, 0));
+            pieces != 0 && first.is_some_and(|first| first.0.is_none())
         }
     }
 

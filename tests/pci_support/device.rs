@@ -53,6 +53,8 @@ pub struct Queue {
     /// desc, driver, device: low and high half of each.
     pub areas: [u32; 6],
     written: u32,
+    /// Reads of `queue_reset` that show the reset as under way; `None` when there is none.
+    pub resetting: Option<u32>,
 }
 
 impl Queue {
@@ -66,7 +68,18 @@ impl Queue {
             notif_data: 0x7700 + index,
             areas: [0; 6],
             written: 0,
+            resetting: None,
         }
+    }
+
+    /// The queue's reset is done: everything is as it was at first.
+    fn reset(&mut self, index: u16) {
+        *self = Self {
+            max: self.max,
+            size: self.max,
+            notify_off: self.notify_off,
+            ..Self::new(index)
+        };
     }
 }
 
@@ -91,6 +104,10 @@ pub struct Model {
     pub vector_room: u16,
     pub refuse_enable: bool,
     pub refuse_size: bool,
+    /// `queue_enable` still reads 1 when a queue's reset is done.
+    pub keep_enable: bool,
+    /// How often `queue_reset` reads 1 before a queue's reset is done.
+    pub reset_reads: u32,
     pub packed: bool,
     pub isr: u8,
     pub msix_table: Vec<u32>,
@@ -144,6 +161,8 @@ impl Fake {
             vector_room: 0x800,
             refuse_enable: false,
             refuse_size: false,
+            keep_enable: false,
+            reset_reads: 0,
             packed: false,
             isr: 0,
             msix_table: vec![0; 4 * 2048],
@@ -341,8 +360,24 @@ impl Model {
             0x1c => self.queue().map_or(0, |q| q.enable).into(),
             0x1e => self.queue().map_or(0, |q| q.notify_off).into(),
             0x38 => self.queue().map_or(0, |q| q.notif_data).into(),
+            0x3a => self.read_queue_reset(),
             _ => panic!("read of common register {at:#x}"),
         }
+    }
+
+    fn read_queue_reset(&mut self) -> u32 {
+        let (index, keep) = (self.select, self.keep_enable);
+        let Some(queue) = self.queue() else { return 0 };
+        match queue.resetting {
+            Some(0) if keep => queue.resetting = None,
+            Some(0) => queue.reset(index),
+            Some(reads) => {
+                queue.resetting = Some(reads - 1);
+                return 1;
+            }
+            None => {}
+        }
+        0
     }
 
     fn write(&mut self, at: usize, width: u16, value: u32) {
@@ -367,6 +402,7 @@ impl Model {
     fn write_common(&mut self, at: usize, value: u32) {
         let half = value as u16;
         let room = self.vector_room;
+        let reset_reads = self.reset_reads;
         let assign = |vector| if vector < room { vector } else { 0xffff };
         let (refuse_enable, refuse_size, packed) =
             (self.refuse_enable, self.refuse_size, self.packed);
@@ -378,6 +414,13 @@ impl Model {
             0x14 if value == 0 => self.reset(),
             0x14 => self.status = value as u8,
             0x16 => self.select = half,
+            0x3a => {
+                assert_eq!(half, 1, "queue_reset takes only 1");
+                let queue = self.queue().expect("a queue that does not exist is reset");
+                assert_eq!(queue.enable, 1, "a queue that is not enabled is reset");
+                assert_eq!(queue.resetting, None, "a queue is reset twice");
+                queue.resetting = Some(reset_reads);
+            }
             _ => {
                 let queue = self
                     .queue()
@@ -414,13 +457,7 @@ impl Model {
         self.accepted = [0; 4];
         self.config_vector = 0xffff;
         for (i, queue) in self.queues.iter_mut().enumerate() {
-            let (max, notify_off) = (queue.max, queue.notify_off);
-            *queue = Queue {
-                max,
-                size: max,
-                notify_off,
-                ..Queue::new(i as u16)
-            };
+            queue.reset(i as u16);
         }
     }
 }

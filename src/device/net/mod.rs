@@ -13,10 +13,21 @@
 //! It offloads nothing: the header in front of each frame is all zero. It never waits but for a
 //! reset, and kicks only when it is told to. [`Driver::split`] makes three parts of it that share
 //! nothing on the data path, one for each core that wants one.
+//!
+//! # When something goes wrong
+//!
+//! A queue that the device breaks says so with a [`Fault`](crate::virtqueue::Fault), and leaves the
+//! other one alone. [`Control::restart_receive`] and [`Control::restart_transmit`] set it up anew, of
+//! any size, where the device offers `VIRTIO_F_RING_RESET`. A device that asks for a reset
+//! ([`Control::check`]) may keep its buffers for ever: [`Driver::recover`] resets it, starts it again
+//! with the same options, and lets you send again what was on its way. Where the device offers
+//! `VIRTIO_F_SUSPEND`, [`Driver::suspend`] has it rest.
 
 #[cfg(feature = "alloc")]
 mod halves;
+mod recover;
 mod rx;
+mod suspend;
 mod tx;
 mod wire;
 
@@ -25,18 +36,20 @@ use core::fmt;
 use crate::buffer::{DmaBuf, Readable, StableBytesMut, Window, Writable};
 use crate::device::net::wire::{ETHERNET_FRAME, ETHERNET_HEADER, MIN_MTU, REQUIREMENTS};
 use crate::dma::{Home, Lent};
-use crate::features::{Features, Wish};
+use crate::features::{Features, NegotiateError, Wish};
 use crate::init::{
     self, InitError, InitFailure, Leaked, Live, Negotiated, PendingQueue, QueueConfig, QueueError,
     Quiesced,
 };
 use crate::platform::Platform;
 use crate::transport::{DeviceId, Isr, QueueIndex, Transport, TransportError, config};
-use crate::virtqueue::QueueStorage;
+use crate::virtqueue::{Closed, QueueStorage, Withdrawn};
 
 #[cfg(feature = "alloc")]
 pub use halves::{ControlHalf, ReceiverHalf, TransmitterHalf};
+pub use recover::{RecoverError, Recovery};
 pub use rx::{Receiver, RefillError, RefillFailure};
+pub use suspend::{SuspendError, Suspended};
 pub use tx::{TransmitError, TransmitFailure, Transmitter};
 pub use wire::{F, Header, SUPPORTED, header_len};
 
@@ -56,6 +69,10 @@ pub struct Options {
     pub receive_size: u16,
     /// Descriptors of the transmit queue, at most.
     pub transmit_size: u16,
+    /// Features to accept where they are offered. Of those that are not in [`SUPPORTED`], none is.
+    pub want: Features,
+    /// Features without which not to start.
+    pub require: Features,
     /// Features not to accept.
     pub refuse: Features,
     /// Interrupt vector of the receive queue.
@@ -72,6 +89,8 @@ impl Default for Options {
         Self {
             receive_size: 256,
             transmit_size: 256,
+            want: SUPPORTED,
+            require: Features::EMPTY,
             refuse: Features::EMPTY,
             receive_vector: None,
             transmit_vector: None,
@@ -92,6 +111,13 @@ pub struct Storage<M: 'static> {
 /// Facts about the device and the way to reset it.
 pub struct Control<P: Platform, T: Transport> {
     live: Live<P, T>,
+    facts: Facts,
+}
+
+/// What a driver was told, by its user and by the device.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    options: Options,
     mac: Option<[u8; 6]>,
     mtu: Option<u16>,
 }
@@ -101,13 +127,13 @@ impl<P: Platform, T: Transport> Control<P, T> {
     /// administered one (VIRTIO 1.4, 5.1.4.2).
     #[must_use]
     pub fn mac(&self) -> Option<[u8; 6]> {
-        self.mac
+        self.facts.mac
     }
 
     /// The longest packet in bytes, without its Ethernet header, where the device says.
     #[must_use]
     pub fn mtu(&self) -> Option<u16> {
-        self.mtu
+        self.facts.mtu
     }
 
     /// The features that both sides use.
@@ -120,6 +146,18 @@ impl<P: Platform, T: Transport> Control<P, T> {
     #[must_use]
     pub fn offered(&self) -> Features {
         self.live.offered()
+    }
+
+    /// The features that the device offered and that are not used.
+    #[must_use]
+    pub fn refused(&self) -> Features {
+        self.live.refused()
+    }
+
+    /// What the driver was made with, but for sizes that were changed since.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.facts.options
     }
 
     /// The device.
@@ -152,6 +190,63 @@ impl<P: Platform, T: Transport> Control<P, T> {
         self.live.needs_reset()
     }
 
+    /// Whether the device works: to be asked when the interrupt for configuration changes comes, or
+    /// when it makes no progress.
+    ///
+    /// # Errors
+    /// [`InitFailure::NeedsReset`]: what the device has may never come back; see
+    /// [`Driver::recover`].
+    pub fn check(&self) -> Result<(), InitFailure> {
+        self.live.check()
+    }
+
+    /// Resets the receive queue alone, and sets it up anew with at most `size` descriptors
+    /// (`VIRTIO_F_RING_RESET`). Buffers that were with the device go to `f`; the new queue has none.
+    /// It need not be broken.
+    ///
+    /// # Errors
+    /// As [`Live::restart_queue`]. The receiver does not work then, and it can be tried again.
+    pub fn restart_receive<M: StableBytesMut>(
+        &mut self,
+        rx: &mut Receiver<P, M>,
+        size: u16,
+        mut f: impl FnMut(M),
+    ) -> Result<(), InitFailure> {
+        let mut options = self.facts.options;
+        options.receive_size = size;
+        let (config, _) = queue_configs(&options, rx.header_len);
+        self.live
+            .restart_queue(&mut rx.queue, &config, |withdrawn| {
+                f(Receiver::<P, M>::memory(withdrawn));
+            })?;
+        self.facts.options = options;
+        Ok(())
+    }
+
+    /// Resets the transmit queue alone, and sets it up anew with at most `size` descriptors
+    /// (`VIRTIO_F_RING_RESET`). Frames that were with the device go to `f`, in the order in which
+    /// they were transmitted and as they were: the device may have sent them, or not.
+    ///
+    /// # Errors
+    /// As [`Live::restart_queue`]. The transmitter does not work then, and it can be tried again.
+    pub fn restart_transmit<M: StableBytesMut>(
+        &mut self,
+        tx: &mut Transmitter<P, M>,
+        size: u16,
+        mut f: impl FnMut(Window<M>),
+    ) -> Result<(), InitFailure> {
+        let mut options = self.facts.options;
+        options.transmit_size = size;
+        let header_len = tx.header_len;
+        let (_, config) = queue_configs(&options, header_len);
+        self.live
+            .restart_queue(&mut tx.queue, &config, |withdrawn| {
+                f(Transmitter::<P, M>::frame(header_len, withdrawn));
+            })?;
+        self.facts.options = options;
+        Ok(())
+    }
+
     /// Takes the handle for the interrupt handler, once.
     #[must_use]
     pub fn take_isr(&mut self) -> Option<Isr> {
@@ -162,8 +257,8 @@ impl<P: Platform, T: Transport> Control<P, T> {
 impl<P: Platform, T: Transport> fmt::Debug for Control<P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Control")
-            .field("mac", &self.mac)
-            .field("mtu", &self.mtu)
+            .field("mac", &self.facts.mac)
+            .field("mtu", &self.facts.mtu)
             .field("features", &self.features())
             .finish_non_exhaustive()
     }
@@ -189,24 +284,70 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Home<Parts<P, T, M>> for Rese
 impl<P: Platform, T: Transport, M: StableBytesMut> Parts<P, T, M> {
     /// Resets the device and gives every buffer that has not come back to `f`.
     fn reset(self, mut f: impl FnMut(QueueIndex, M)) -> Result<T, (Self, InitFailure)> {
+        let Stopped {
+            transport,
+            receive,
+            transmit,
+            ..
+        } = self.stop()?;
+        give_all(receive, |done| {
+            f(RECEIVE_QUEUE, Receiver::<P, M>::memory(done))
+        });
+        give_all(transmit, |done| {
+            f(TRANSMIT_QUEUE, Transmitter::<P, M>::memory(done));
+        });
+        Ok(transport)
+    }
+
+    /// Resets the device and takes the queues apart.
+    fn stop(self) -> Result<Stopped<P, T, M>, (Self, InitFailure)> {
         let Self { rx, tx, control } = self;
-        let Control { live, mac, mtu } = control;
+        let Control { live, facts } = control;
+        let features = live.features();
         match live.reset() {
-            Ok((transport, proof)) => {
-                if let Ok(closed) = rx.queue.close(&proof) {
-                    Receiver::buffers(closed).for_each(|buffer| f(RECEIVE_QUEUE, buffer));
-                }
-                if let Ok(closed) = tx.queue.close(&proof) {
-                    Transmitter::buffers(closed).for_each(|buffer| f(TRANSMIT_QUEUE, buffer));
-                }
-                Ok(transport)
-            }
+            Ok((transport, proof)) => Ok(Stopped {
+                transport,
+                features,
+                facts,
+                header_len: tx.header_len,
+                // Parts that are not of this device are leaked, and say so.
+                receive: rx.queue.close(&proof).ok(),
+                transmit: tx.queue.close(&proof).ok(),
+            }),
             Err(Leaked { live, why }) => {
-                let control = Control { live, mac, mtu };
+                let control = Control { live, facts };
                 Err((Self { rx, tx, control }, why))
             }
         }
     }
+}
+
+/// A driver whose device was reset.
+struct Stopped<P: Platform, T: Transport, M: StableBytesMut> {
+    transport: T,
+    features: Features,
+    facts: Facts,
+    header_len: usize,
+    receive: Option<Closed<P, Writable<M>>>,
+    transmit: Option<Closed<P, Readable<Window<M>>>>,
+}
+
+/// Gives all buffers that were in a queue to `f`.
+fn give_all<P: Platform, B: DmaBuf>(closed: Option<Closed<P, B>>, f: impl FnMut(Withdrawn<B>)) {
+    let mut closed = closed;
+    let next = || closed.as_mut()?.next_withdrawn();
+    core::iter::from_fn(next).for_each(f);
+}
+
+/// What the two queues are to be.
+fn queue_configs(options: &Options, header_len: usize) -> (QueueConfig, QueueConfig) {
+    let receive = QueueConfig::new(options.receive_size).vector(options.receive_vector);
+    let transmit = QueueConfig::new(options.transmit_size)
+        .vector(options.transmit_vector)
+        .cells(header_len as u16, 0)
+        // A header without headroom, and a frame in pieces where the platform makes some.
+        .indirect(FRAME_PIECES);
+    (receive, transmit)
 }
 
 /// A network driver. Dropping it resets the device; buffers that had not come back are dropped then.
@@ -269,9 +410,13 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             };
             return Err(InitError { transport, why });
         }
+        if let Some(feature) = (options.require - SUPPORTED).iter().next() {
+            let why = InitFailure::Features(NegotiateError::Unimplemented { feature });
+            return Err(InitError { transport, why });
+        }
         let wish = Wish {
-            want: SUPPORTED,
-            require: Features::EMPTY,
+            want: options.want & SUPPORTED,
+            require: options.require,
             refuse: options.refuse,
             requirements: REQUIREMENTS,
         };
@@ -287,12 +432,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             }
         };
         let header_len = header_len(features);
-        let receive = QueueConfig::new(options.receive_size).vector(options.receive_vector);
-        let transmit = QueueConfig::new(options.transmit_size)
-            .vector(options.transmit_vector)
-            .cells(header_len as u16, 0)
-            // A header without headroom, and a frame in pieces where the platform makes some.
-            .indirect(FRAME_PIECES);
+        let (receive, transmit) = queue_configs(options, header_len);
         let (receive, transmit) = match queues(&mut negotiated, &receive, &transmit) {
             Ok(queues) => queues,
             Err(QueuesFailed(receive, why)) => {
@@ -338,7 +478,14 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
                 header_len,
                 mtu,
             },
-            control: Control { live, mac, mtu },
+            control: Control {
+                live,
+                facts: Facts {
+                    options: *options,
+                    mac,
+                    mtu,
+                },
+            },
         };
         Ok(Self {
             parts: Lent::new(parts, ResetOnDrop),

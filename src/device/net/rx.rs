@@ -5,7 +5,7 @@ use core::fmt;
 use crate::buffer::{StableBytesMut, Window, Writable};
 use crate::platform::Platform;
 use crate::transport::QueueAreas;
-use crate::virtqueue::{Closed, Counters, Fault, Reject, Virtqueue};
+use crate::virtqueue::{Counters, Fault, Reject, Virtqueue, Withdrawn};
 
 /// Receives frames into buffers that it was given.
 ///
@@ -203,8 +203,8 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
         self.queue.disarm();
     }
 
-    pub(super) fn buffers(closed: Closed<P, Writable<M>>) -> impl Iterator<Item = M> {
-        closed.map(|Writable(memory)| memory)
+    pub(super) fn memory(withdrawn: Withdrawn<Writable<M>>) -> M {
+        withdrawn.buf.0
     }
 }
 

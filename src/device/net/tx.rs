@@ -6,7 +6,7 @@ use crate::buffer::{Readable, StableBytesMut, Window};
 use crate::device::net::wire::{ETHERNET_HEADER, VLAN_TAG};
 use crate::platform::Platform;
 use crate::transport::QueueAreas;
-use crate::virtqueue::{Closed, Counters, Fault, Reject, Virtqueue};
+use crate::virtqueue::{Counters, Fault, Reject, Virtqueue, Withdrawn};
 
 /// Transmits frames, and gives their buffers back later.
 ///
@@ -190,14 +190,31 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         self.queue.arm()
     }
 
+    /// Asks for an interrupt when the device is done with about three quarters of the frames that it
+    /// has: fewer interrupts, for who is in no hurry to have their buffers back. True when it is
+    /// done with some already.
+    #[inline]
+    #[must_use = "when frames are done already, no interrupt may come"]
+    pub fn arm_delayed(&mut self) -> bool {
+        self.queue.arm_delayed()
+    }
+
     /// Asks for no interrupts.
     #[inline]
     pub fn disarm(&mut self) {
         self.queue.disarm();
     }
 
-    pub(super) fn buffers(closed: Closed<P, Readable<Window<M>>>) -> impl Iterator<Item = M> {
-        closed.map(|Readable(frame)| frame.into_memory())
+    /// A frame that the device had not given back, as it was given to [`transmit`](Self::transmit).
+    pub(super) fn frame(header_len: usize, withdrawn: Withdrawn<Readable<Window<M>>>) -> Window<M> {
+        let Readable(mut frame) = withdrawn.buf;
+        // Without a header of its own, it grew by one in front.
+        let _restored = withdrawn.header || frame.shrink_front(header_len);
+        frame
+    }
+
+    pub(super) fn memory(withdrawn: Withdrawn<Readable<Window<M>>>) -> M {
+        withdrawn.buf.0.into_memory()
     }
 }
 

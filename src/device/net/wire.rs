@@ -28,20 +28,8 @@ pub mod F {
     pub const CTRL_VQ: Feature = Feature::of::<17>();
 }
 
-/// What this driver accepts, where it is offered.
-pub const SUPPORTED: Features = Features::of(&[
-    F::MTU,
-    F::MAC,
-    F::STATUS,
-    Feature::VERSION_1,
-    Feature::INDIRECT_DESC,
-    Feature::EVENT_IDX,
-    Feature::RING_PACKED,
-    Feature::IN_ORDER,
-    Feature::ORDER_PLATFORM,
-    Feature::NOTIFICATION_DATA,
-    Feature::NOTIF_CONFIG_DATA,
-]);
+/// What this driver implements, and accepts where it is offered.
+pub const SUPPORTED: Features = Features::RING.union(Features::of(&[F::MTU, F::MAC, F::STATUS]));
 
 /// Prerequisites between the features of [`SUPPORTED`]: none (VIRTIO 1.4, 5.1.3.1).
 pub(crate) const REQUIREMENTS: &[Requirement] = &[];

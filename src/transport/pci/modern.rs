@@ -294,7 +294,8 @@ fn map_failed(at: &Located) -> PciError {
 #[allow(unsafe_code)] // signs the contract that a transport signs
 // SAFETY: 1. `enable_queue` writes the areas to the registers of the queue that it selected, which
 // it alone can do: it has `&mut self`, and the registers are lent to this transport. 2. The status
-// is a register of the device, written and read as it is.
+// is a register of the device, written and read as it is. 3. So are `queue_reset` and
+// `queue_enable`, of the queue that was selected.
 unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
     fn device_id(&self) -> DeviceId {
         self.id
@@ -319,6 +320,26 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
                 .write32(common!(self.device_feature_select), select);
             let word = self.access.read32(common!(self.device_feature));
             features = features.with_word(select, word);
+        }
+        features
+    }
+
+    fn transport_features(&self) -> Features {
+        let mut features = Features::EMPTY;
+        // 4.1.4.4: doorbells of four bytes are where those of two are.
+        if self.notify.is_aligned_to(4)
+            && self.notify.len() >= 4
+            && self.notify_off_multiplier.is_multiple_of(4)
+        {
+            features |= Feature::NOTIFICATION_DATA;
+        }
+        // The fields are there when the structure is that long.
+        let has = |offset| self.common_registers.register::<u16>(offset).is_some();
+        if has(QUEUE_NOTIF_CONFIG_DATA) {
+            features |= Feature::NOTIF_CONFIG_DATA;
+        }
+        if has(QUEUE_RESET) {
+            features |= Feature::RING_RESET;
         }
         features
     }
