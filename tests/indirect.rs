@@ -16,9 +16,11 @@ use rig::{Chunks, Maker, R, W, config, every_platform, maps, reply, scaled};
 use support::Q;
 
 /// The rings of these tests.
-const RINGS: [Features; 2] = [
+const RINGS: [Features; 4] = [
     Features::of(&[Feature::VERSION_1]),
     Features::of(&[Feature::VERSION_1, Feature::EVENT_IDX]),
+    Features::of(&[Feature::VERSION_1, Feature::RING_PACKED]),
+    Features::of(&[Feature::VERSION_1, Feature::RING_PACKED, Feature::EVENT_IDX]),
 ];
 
 struct Indirect<K: Kind> {
@@ -103,7 +105,7 @@ impl<K: Kind> Indirect<K> {
     }
 }
 
-/// Defends: SP-003, SP-007, SP-009.
+/// Defends: SP-003, SP-007, SP-009, PK-012, PK-014.
 #[test]
 fn bug_class_16_a_chain_in_a_table_counts_as_one_descriptor_and_another_as_its_pieces() {
     every_platform!(counts);
@@ -135,7 +137,7 @@ fn counts<K: Kind>(platform: &Fake<K>) {
     }
 }
 
-/// Defends: SP-008.
+/// Defends: SP-008, PK-013.
 #[test]
 fn bug_class_16_no_table_is_longer_than_the_queue() {
     every_platform!(no_longer_than_the_queue);
@@ -159,7 +161,7 @@ fn no_longer_than_the_queue<K: Kind>(platform: &Fake<K>) {
     }
 }
 
-/// Defends: SP-006.
+/// Defends: SP-006, PK-011.
 #[test]
 fn bug_class_18_no_table_where_it_was_not_negotiated() {
     every_platform!(not_negotiated);
@@ -180,6 +182,29 @@ fn not_negotiated<K: Kind>(platform: &Fake<K>) {
         let with_tables = platform.counts().region_bytes - before;
         assert!(with_tables >= plain + 16 * 8 * 16, "a table a slot");
         rig.finish(0);
+    }
+}
+
+/// Defends: SP-005, SP-010.
+#[test]
+fn in_order_lists_and_tables_follow_each_other() {
+    every_platform!(in_order);
+}
+
+fn in_order<K: Kind>(platform: &Fake<K>) {
+    for ring in RINGS {
+        let ring = ring | Feature::IN_ORDER;
+        for accepted in [true, false] {
+            // The strict device checks every link, of lists over the end of the ring as well.
+            let mut rig = Indirect::new(platform, ring, accepted, &config(8, 3).indirect(5));
+            for _ in 0..scaled(20, 4) {
+                for n in [2, 5, 1, 7, 3] {
+                    rig.cost(n);
+                    assert_eq!(rig.serve(), [n]);
+                }
+            }
+            rig.finish(0);
+        }
     }
 }
 

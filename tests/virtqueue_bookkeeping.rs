@@ -579,7 +579,7 @@ fn full_is_not_empty<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
 }
 
-/// Defends: SP-008.
+/// Defends: SP-008, PK-005, PK-006.
 #[test]
 fn bug_class_10_a_chain_longer_than_the_queue_never_fits() {
     every_ring!(longer_than_the_queue);
@@ -610,6 +610,7 @@ fn longer_than_the_queue<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
 }
 
+/// Defends: PK-008, PK-009.
 #[test]
 fn bug_class_10_a_chain_waits_for_room_and_says_how_much() {
     on_every_ring_in_place(|platform, ring| {
@@ -827,7 +828,7 @@ fn bug_class_13_raw_memory_of_4_gib_is_refused() {
     platform.assert_no_leaks();
 }
 
-/// Defends: SP-002.
+/// Defends: SP-002, PK-007.
 #[test]
 fn bug_class_14_readable_behind_writable_is_refused() {
     fn two() -> Vec<Part> {

@@ -49,14 +49,16 @@ fn look(what: &str, mut look: impl FnMut() -> bool) {
     }
 }
 
-const SPLIT: [Features; 2] = [
+const RINGS: [Features; 4] = [
     Features::of(&[Feature::VERSION_1]),
     Features::of(&[Feature::VERSION_1, Feature::EVENT_IDX]),
+    Features::of(&[Feature::VERSION_1, Feature::RING_PACKED]),
+    Features::of(&[Feature::VERSION_1, Feature::RING_PACKED, Feature::EVENT_IDX]),
 ];
 
 #[test]
 fn bug_class_31_every_look_is_a_load_of_its_own() {
-    for features in SPLIT {
+    for features in RINGS {
         let platform = InPlace::new();
         let (device, live, mut queue) = start(&platform, features);
         for _ in 0..4 {
@@ -87,8 +89,8 @@ fn bug_class_31_every_look_is_a_load_of_its_own() {
 }
 
 #[test]
-fn bug_class_32_elements_and_buffers_are_read_after_the_index() {
-    for features in SPLIT {
+fn bug_class_21_and_32_elements_and_buffers_are_read_after_the_index_or_the_flags() {
+    for features in RINGS {
         for _ in 0..8 {
             let platform = InPlace::new();
             let (device, live, mut queue) = start(&platform, features);
@@ -130,7 +132,7 @@ fn bug_class_32_elements_and_buffers_are_read_after_the_index() {
 /// Defends: FE-015.
 #[test]
 fn under_order_platform_every_order_is_one_for_hardware_too() {
-    for ring in SPLIT {
+    for ring in RINGS {
         for strong in [false, true] {
             let features = match strong {
                 true => ring | Feature::ORDER_PLATFORM,

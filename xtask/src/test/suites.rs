@@ -18,6 +18,7 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
             "memory_faults",
             "net",
             "no_alloc",
+            "packed",
             "smoltcp",
             "transport_config",
             "virtqueue_bookkeeping",
