@@ -478,6 +478,24 @@ fn queue_reset_not_confirmed<K: Kind>(platform: &Fake<K>, ring: Features) {
 }
 
 #[test]
+fn a_queue_that_is_parked_kicks_for_nothing_that_it_published() {
+    for ring in RINGS {
+        let platform = InPlace::new();
+        platform.set_patience(5);
+        let mut two = two(&platform, Feature::RING_RESET | ring, &QueueConfig::new(8));
+        two.device.set_queue_reset(ResetAnswer::Never);
+        two.submit(0, 2);
+        two.queues[0].publish();
+        let config = QueueConfig::new(8);
+        let restarted = two.live.restart_queue(&mut two.queues[0], &config, |_| ());
+        assert!(restarted.is_err());
+        two.queues[0].kick();
+        assert_eq!(two.device.kicks(Q), 0);
+        two.finish();
+    }
+}
+
+#[test]
 fn a_queue_that_cannot_be_reset_is_as_it_was() {
     let platform = InPlace::new();
     let platform_2 = InPlace::new();
@@ -665,11 +683,15 @@ fn a_stale_id_in_longer_storage_is_out_of_range() {
 fn a_queue_that_was_reset_is_set_up_by_its_proof_only() {
     let platform = InPlace::new();
     let platform_2 = InPlace::new();
-    let mut one = two(&platform, Feature::RING_RESET, &QueueConfig::new(8));
+    let features = Feature::RING_RESET | Feature::SUSPEND;
+    let mut one = two(&platform, features, &QueueConfig::new(8));
     let mut other = two(&platform_2, Feature::RING_RESET, &QueueConfig::new(8));
     let [queue, second] = one.queues;
     let (closed, proof) = one.live.reset_queue(queue).unwrap();
     assert_eq!(closed.count(), 0);
+    // The device has one queue now, and can be suspended with that.
+    let (live, [second]) = one.live.suspend([second]).unwrap().resume().unwrap();
+    one.live = live;
     let error = other
         .live
         .queue::<Chunks>(proof, &QueueConfig::new(8))
@@ -686,7 +708,8 @@ fn a_queue_that_was_reset_is_set_up_by_its_proof_only() {
         .live
         .queue(error.proof.unwrap(), &QueueConfig::new(4))
         .unwrap();
-    one.queues = [queue, second];
+    // And now it has two again.
+    (one.live, one.queues) = one.live.suspend([queue, second]).unwrap().resume().unwrap();
     one.submit(0, 2);
     one.queues[0].kick();
     assert_eq!(one.round(0), 2);
@@ -710,6 +733,49 @@ fn a_doorbell_from_before_a_queue_reset_is_stale() {
     assert_eq!((two.device.kicks(Q), two.device.stale_kicks()), (1, 1));
     assert_eq!(two.round(0), 1);
     two.finish();
+}
+
+#[test]
+fn of_a_device_that_was_told_to_reset_nothing_else_can_be_asked() {
+    let platform = InPlace::new();
+    platform.set_patience(5);
+    let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
+        .offer(Feature::VERSION_1 | Feature::RING_RESET | Feature::SUSPEND)
+        .queues(&[8, 8, 8]);
+    let reset = init::reset(device.transport(), &platform).unwrap();
+    let mut negotiated = reset.negotiate(&Wish::ring()).unwrap();
+    let config = QueueConfig::new(8);
+    let [first, second, third] = [0, 1, 2]
+        .map(QueueIndex)
+        .map(|queue| negotiated.queue::<Chunks>(queue, &config).unwrap());
+    let mut live = negotiated.finish().unwrap();
+    let [mut first, second] = [first, second].map(|pending| pending.start(&live).unwrap());
+    let (closed, vacant) = live.reset_queue(second).unwrap();
+    drop(closed);
+    device.set_reset(ResetAnswer::Never);
+    let events = device.events().len();
+    let mut live = live.reset().unwrap_err().live;
+    assert_eq!(live.check(), Err(InitFailure::NeedsReset));
+    let why = live.restart_queue(&mut first, &config, |_| panic!());
+    assert_eq!(why, Err(InitFailure::NeedsReset));
+    assert!(
+        live.queue::<Chunks>(vacant, &config)
+            .unwrap_err()
+            .proof
+            .is_some()
+    );
+    let third = third.start(&live).unwrap_err();
+    let error = live.suspend((first, third)).unwrap_err();
+    assert_eq!(error.why, SuspendFailure::NeedsReset);
+    assert_eq!(device.events()[events..], [Event::Status(Status::empty())]);
+    let Unsuspended::Running(live, (first, third)) = error.state else {
+        panic!("it was not told to suspend itself");
+    };
+    device.set_reset(ResetAnswer::After(0));
+    let (_, proof) = live.reset().unwrap();
+    drop((first.close(&proof).unwrap(), third.close(&proof).unwrap()));
+    device.assert_clean();
+    platform.assert_no_leaks();
 }
 
 /// Defends: LC-010, LC-011, LC-012, LC-013, LC-014, LC-015.
@@ -956,7 +1022,9 @@ fn a_suspended_device_that_is_dropped_keeps_its_memory() {
             two.device.set_reset(ResetAnswer::Never);
             let (suspended, why) = suspended.reset().unwrap_err();
             assert!(matches!(why, InitFailure::ResetNotConfirmed { .. }));
-            drop(suspended);
+            let error = suspended.resume().unwrap_err();
+            assert_eq!(error.why, SuspendFailure::NeedsReset);
+            drop(error);
             let leaked = platform.counts().leaked_buffers - before.leaked_buffers;
             assert_eq!(leaked, 2);
         }
@@ -1120,8 +1188,10 @@ fn a_delayed_interrupt_comes_when_three_quarters_are_back() {
 fn delayed(ring: Features) {
     let platform = InPlace::new();
     for start in [0, 65_531] {
-        for unpublished in [0, 4] {
-            for with_device in [1_usize, 2, 3, 4, 5, 7, 8, 12] {
+        for unpublished in [0_usize, 4] {
+            // Two descriptors each, of 32: all of them, where nothing else is there.
+            let most = 16 - unpublished;
+            for with_device in [1, 2, 3, 4, 5, 7, 8, most] {
                 let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
                     .offer(Feature::VERSION_1 | Feature::EVENT_IDX | ring)
                     .queues(&[256, 64])

@@ -201,6 +201,32 @@ fn halves_restarted<K: Kind>(platform: &Fake<K>, ring: Features) {
     finish(driver, platform, &device);
 }
 
+/// Defends: CF-007.
+#[test]
+fn a_queue_that_is_restarted_has_its_interrupt_vector_again() {
+    let platform = InPlace::new();
+    let device = device(&platform, RINGS[0], 1500).vectors(Some(4));
+    let mut options = options(8, 8);
+    (options.receive_vector, options.transmit_vector) = (Some(1), Some(2));
+    let mut driver: Net<_> = Driver::new(platform.clone(), device.transport(), options).unwrap();
+    for _ in 0..2 {
+        let vectors = [RECEIVE_QUEUE, TRANSMIT_QUEUE].map(|queue| device.vector(queue));
+        assert_eq!(vectors, [Some(1), Some(2)]);
+        let (rx, tx, control) = driver.parts();
+        control.restart_receive(rx, 4, |_| ()).unwrap();
+        control.restart_transmit(tx, 4, |_| ()).unwrap();
+    }
+    let (mut driver, _) = driver.recover(Some, |_, _| ()).unwrap();
+    let vectors = [RECEIVE_QUEUE, TRANSMIT_QUEUE].map(|queue| device.vector(queue));
+    assert_eq!(vectors, [Some(1), Some(2)]);
+    assert_eq!(
+        (driver.rx().size(), driver.tx().size()),
+        (4, 4),
+        "as they were"
+    );
+    finish(driver, &platform, &device);
+}
+
 #[test]
 fn a_half_that_broke_works_again_and_the_other_one_never_stopped() {
     let platform = Bouncing::new();
@@ -375,9 +401,30 @@ fn not_reset<K: Kind>(platform: &Fake<K>, ring: Features) {
     device.set_reset(ResetAnswer::Never);
     let before = platform.counts();
     let error = driver.recover(|_| panic!(), |_, _| panic!()).unwrap_err();
-    let RecoverError::NotReset(driver, why) = error else {
+    let RecoverError::NotReset(mut driver, why) = error else {
         panic!("it is not reset");
     };
+    // The device gets nothing, and is told of nothing.
+    let kicks = [RECEIVE_QUEUE, TRANSMIT_QUEUE].map(|queue| device.kicks(queue));
+    let rejected = driver.tx().transmit(frame(9)).unwrap_err();
+    check(9, &rejected.frame);
+    driver.tx().kick();
+    driver.rx().kick();
+    let unconfirmed = Fault::ResetUnconfirmed;
+    assert_eq!(driver.rx().receive().unwrap_err(), unconfirmed);
+    assert_eq!(driver.tx().reclaim(|_| ()).unwrap_err(), unconfirmed);
+    let again = [RECEIVE_QUEUE, TRANSMIT_QUEUE].map(|queue| device.kicks(queue));
+    assert_eq!(again, kicks);
+    assert_eq!(driver.control().check(), Err(InitFailure::NeedsReset));
+    let (rx, tx, control) = driver.parts();
+    let restarted = control.restart_receive(rx, 8, |_| panic!());
+    assert_eq!(restarted, Err(InitFailure::NeedsReset));
+    let restarted = control.restart_transmit(tx, 8, |_| panic!());
+    assert_eq!(restarted, Err(InitFailure::NeedsReset));
+    let SuspendError::Running(driver, why_not) = driver.suspend().unwrap_err() else {
+        panic!("it is told nothing but to reset");
+    };
+    assert_eq!(why_not, SuspendFailure::NeedsReset);
     assert!(matches!(why, InitFailure::ResetNotConfirmed { .. }));
     assert_eq!(platform.counts().regions, before.regions);
     device.set_reset(ResetAnswer::After(0));

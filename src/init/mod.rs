@@ -339,6 +339,7 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
                     offered,
                     negotiation,
                     queues,
+                    resetting: false,
                 });
             }
             self.status = status;
@@ -375,9 +376,10 @@ impl<P: Platform, B: DmaBuf> PendingQueue<P, B> {
     /// The queue, now that its device is live.
     ///
     /// # Errors
-    /// The queue, when `live` is another device, or another initialisation of this one.
+    /// The queue, when `live` is another device, or another initialisation of this one, or was told
+    /// to reset.
     pub fn start<T: Transport>(self, live: &Live<P, T>) -> Result<Virtqueue<P, B>, Self> {
-        if self.0.epoch() == live.epoch {
+        if self.0.epoch() == live.epoch && !live.resetting {
             Ok(self.0)
         } else {
             Err(self)
@@ -403,6 +405,8 @@ pub struct Live<P: Platform, T: Transport> {
     negotiation: Negotiation,
     /// Queues that are set up.
     queues: usize,
+    /// It was told to reset, and has not confirmed it: nothing but that can be asked of it.
+    resetting: bool,
 }
 
 impl<P: Platform, T: Transport> Live<P, T> {
@@ -463,10 +467,10 @@ impl<P: Platform, T: Transport> Live<P, T> {
     }
 
     /// Whether the device met an error from which only a reset recovers it
-    /// (VIRTIO 1.4, 2.1.2).
+    /// (VIRTIO 1.4, 2.1.2), or was told to reset and has not confirmed it.
     #[must_use]
     pub fn needs_reset(&self) -> bool {
-        self.transport.status().contains(Status::NEEDS_RESET)
+        self.resetting || self.transport.status().contains(Status::NEEDS_RESET)
     }
 
     /// Whether the device works.
@@ -487,11 +491,14 @@ impl<P: Platform, T: Transport> Live<P, T> {
     ///
     /// # Errors
     /// [`Leaked`], when [`Platform::wait`] gives up: the queues must stay as they are. Trying
-    /// again is allowed.
+    /// again is allowed, and nothing else.
     pub fn reset(mut self) -> Result<(T, Quiesced), Leaked<P, T>> {
         match quiesce(&mut self.transport, &self.platform) {
             Ok(()) => Ok((self.transport, Quiesced(self.epoch))),
-            Err(why) => Err(Leaked { live: self, why }),
+            Err(why) => {
+                self.resetting = true;
+                Err(Leaked { live: self, why })
+            }
         }
     }
 }

@@ -66,8 +66,9 @@ impl<P: Platform, T: Transport> Live<P, T> {
     /// be sent any more.
     ///
     /// # Errors
-    /// - [`InitFailure::Transport`], when `VIRTIO_F_RING_RESET` was not negotiated, and
-    ///   [`InitFailure::Queue`], when the queue is not this device's: it is as it was.
+    /// - [`InitFailure::Transport`], when `VIRTIO_F_RING_RESET` was not negotiated,
+    ///   [`InitFailure::Queue`], when the queue is not this device's, and
+    ///   [`InitFailure::NeedsReset`], when the whole device was told to reset: it is as it was.
     /// - [`InitFailure::QueueResetNotConfirmed`], when [`Platform::wait`] gives up: the queue has
     ///   its buffers, and does not work ([`Fault::ResetUnconfirmed`]).
     /// - [`InitFailure::Queue`], when it could not be set up again: it has no buffers, and does not
@@ -140,7 +141,7 @@ impl<P: Platform, T: Transport> Live<P, T> {
         make: impl FnOnce(Maker<'_, P, T>, QueueIndex) -> Result<Virtqueue<P, B>, MakeError<P, B>>,
     ) -> Result<Virtqueue<P, B>, RestartError> {
         let queue = proof.index;
-        if proof.epoch != self.epoch {
+        if proof.epoch != self.epoch || self.resetting {
             let proof = Some(proof);
             let why = QueueError::Unavailable { queue };
             return Err(RestartError { proof, why });
@@ -184,6 +185,9 @@ impl<P: Platform, T: Transport> Live<P, T> {
         }
         if !self.features().has(Feature::RING_RESET) {
             return Err(InitFailure::Transport(UNSUPPORTED));
+        }
+        if self.resetting {
+            return Err(InitFailure::NeedsReset);
         }
         match queue.fault() {
             // The device was told already, and need not be told again.

@@ -260,7 +260,9 @@ impl<P: Platform, T: Transport> Live<P, T> {
                 given,
                 set_up: self.queues,
             }),
-            Some(_) if status.contains(Status::NEEDS_RESET) => Some(SuspendFailure::NeedsReset),
+            Some(_) if self.resetting || status.contains(Status::NEEDS_RESET) => {
+                Some(SuspendFailure::NeedsReset)
+            }
             Some(_) => None,
         };
         if let Some(why) = why {
@@ -298,6 +300,11 @@ impl<P: Platform, T: Transport, Q> Suspended<P, T, Q> {
     /// # Errors
     /// [`SuspendError`], with everything.
     pub fn confirm(mut self) -> Result<Self, SuspendError<P, T, Q>> {
+        if self.live.resetting {
+            let why = SuspendFailure::NeedsReset;
+            let state = Unsuspended::Undecided(self);
+            return Err(SuspendError { state, why });
+        }
         if self.phase == Phase::Suspending {
             let stopped = |status: Status| {
                 status.contains(Status::SUSPEND) && !status.contains(Status::DRIVER_OK)

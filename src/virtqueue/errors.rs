@@ -37,7 +37,7 @@ pub enum Fault {
         /// The slot concerned.
         slot: u16,
     },
-    /// The driver began to reset the queue, and the device has not confirmed it.
+    /// The driver began to reset the queue, or the device, which has not confirmed it.
     ResetUnconfirmed,
     /// The queue was reset, and has not been set up again.
     Stopped,

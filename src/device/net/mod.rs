@@ -43,7 +43,7 @@ use crate::init::{
 };
 use crate::platform::Platform;
 use crate::transport::{DeviceId, Isr, QueueIndex, Transport, TransportError, config};
-use crate::virtqueue::{Closed, QueueStorage, Withdrawn};
+use crate::virtqueue::{Closed, Fault, QueueStorage, Withdrawn};
 
 #[cfg(feature = "alloc")]
 pub use halves::{ControlHalf, ReceiverHalf, TransmitterHalf};
@@ -301,7 +301,11 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Parts<P, T, M> {
 
     /// Resets the device and takes the queues apart.
     fn stop(self) -> Result<Stopped<P, T, M>, (Self, InitFailure)> {
-        let Self { rx, tx, control } = self;
+        let Self {
+            mut rx,
+            mut tx,
+            control,
+        } = self;
         let Control { live, facts } = control;
         let features = live.features();
         match live.reset() {
@@ -315,6 +319,9 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Parts<P, T, M> {
                 transmit: tx.queue.close(&proof).ok(),
             }),
             Err(Leaked { live, why }) => {
+                // It is told of nothing any more, and given nothing.
+                rx.queue.park(Fault::ResetUnconfirmed);
+                tx.queue.park(Fault::ResetUnconfirmed);
                 let control = Control { live, facts };
                 Err((Self { rx, tx, control }, why))
             }
@@ -564,7 +571,8 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
     ///
     /// # Errors
     /// The driver and the reason, when the device does not confirm the reset: nothing was freed,
-    /// and it can be tried again. Dropping the driver then leaks its queues.
+    /// nothing works ([`Fault::ResetUnconfirmed`]), and it can be tried again. Dropping the driver
+    /// then leaks its queues.
     pub fn shutdown(self, f: impl FnMut(QueueIndex, M)) -> Result<T, (Self, InitFailure)> {
         let (parts, home) = self.parts.into_parts();
         parts.reset(f).map_err(|(parts, why)| {

@@ -38,7 +38,8 @@ impl Recovery {
 
 /// A driver that was not recovered.
 pub enum RecoverError<P: Platform, T: Transport, M: StableBytesMut> {
-    /// The device did not confirm its reset: the driver is as it was, and it can be tried again.
+    /// The device did not confirm its reset: the driver has all its buffers, and does not work. It
+    /// can be tried again.
     NotReset(Driver<P, T, M>, InitFailure),
     /// The device was reset and did not start again; all buffers were given back.
     NotStarted(InitError<T>),
