@@ -253,7 +253,7 @@ fn each_feature_can_be_refused_and_is_reported() {
     device.assert_clean();
 }
 
-/// Defends: PK-004, PCI-031, PCI-032, PCI-033, PCI-034.
+/// Defends: PK-004.
 #[test]
 fn bug_class_28_each_kick_tells_the_position_behind_what_was_published() {
     for ring in RINGS {

@@ -113,7 +113,7 @@ unsafe impl DmaBuf for Watched {
     }
 }
 
-/// Defends: PK-008, PK-009, PK-010.
+/// Defends: PK-009, PK-010.
 #[test]
 fn bug_class_20_the_head_becomes_available_after_the_rest_of_its_list() {
     every_platform!(head_last);
