@@ -283,7 +283,7 @@ fn bug_class_24_a_kick_is_due_when_the_device_s_event_says_so() {
                 (desc | next | next_wrap << 15, true),
                 (desc | at | (1 - wrap) << 15, false),
                 (
-                    desc | (at + 2) % 8 | (if at >= 6 { 1 - wrap } else { wrap }) << 15,
+                    desc | ((at + 2) % 8) | (if at >= 6 { 1 - wrap } else { wrap }) << 15,
                     false,
                 ),
             ];
