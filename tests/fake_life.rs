@@ -150,7 +150,7 @@ fn a_doorbell_tells_where_the_next_buffer_will_be() {
             assert!(rogue.found().is_empty());
             let next = match packed.is_empty() {
                 true => round + 1,
-                false => (round + 1) % 4 | u16::from((round + 1) / 4 % 2 == 0) << 15,
+                false => ((round + 1) % 4) | (u16::from((round + 1) / 4 % 2 == 0) << 15),
             };
             assert_eq!(rogue.device.rung(Q), Some(u32::from(next) << 16));
             for wrong in [next ^ 0x8000, next.wrapping_sub(1), next.wrapping_add(1)] {

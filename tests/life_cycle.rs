@@ -291,7 +291,7 @@ fn kicks_tell_the_position<K: Kind>(platform: &Fake<K>, ring: Features) {
                     0
                 } else if ring.has(Feature::RING_PACKED) {
                     position += 2 * chains as u32;
-                    (position % 16) | u32::from(position / 16 % 2 == 0) << 15
+                    (position % 16) | u32::from((position / 16).is_multiple_of(2)) << 15
                 } else {
                     position += chains as u32;
                     position & 0xffff

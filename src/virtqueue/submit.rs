@@ -306,14 +306,19 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn check_room(&self, chain: &ChainInfo) -> Result<(), (Reject, bool)> {
         let (pieces, table) = (chain.pieces, chain.table);
-        let room = match &self.tables {
-            Some(tables) if table => tables.entries(),
-            _ => self.ring.free(),
-        };
-        if pieces < room {
+        if pieces < self.room(chain) {
             return Ok(());
         }
         Err((self.full(usize::from(pieces).wrapping_add(1)), table))
+    }
+
+    /// Pieces that a chain can have.
+    #[inline]
+    fn room(&self, chain: &ChainInfo) -> u16 {
+        match &self.tables {
+            Some(tables) if chain.table => tables.entries(),
+            _ => self.ring.free(),
+        }
     }
 
     /// Where the mapping of the next piece of a chain is kept.
@@ -433,8 +438,10 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline(never)]
     fn unwind(&mut self, head: u16, chain: &ChainInfo) {
         if !P::DIRECT {
-            // The piece that failed may have been mapped and not been written.
-            for piece in (0..=chain.pieces).rev() {
+            // The piece that failed may have been mapped and not been written, if there was a place
+            // for it: what is behind the last place is another chain's.
+            let end = chain.pieces.saturating_add(1).min(self.room(chain));
+            for piece in (0..end).rev() {
                 let place = self.piece_place(head, chain.table, piece);
                 self.unmap(place, 0);
             }
