@@ -357,6 +357,8 @@ fn after_load() {
 /// for the inner shareable domain, where CPUs are, and a device is in the outer one.
 #[inline]
 pub(crate) fn fence_to_device() {
+    #[cfg(all(test, feature = "test-util"))]
+    count_strong_fence(0);
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     // SAFETY: a barrier.
     unsafe {
@@ -370,6 +372,8 @@ pub(crate) fn fence_to_device() {
 /// other side of [`fence_to_device`].
 #[inline]
 pub(crate) fn fence_from_device() {
+    #[cfg(all(test, feature = "test-util"))]
+    count_strong_fence(1);
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     // SAFETY: a barrier.
     unsafe {
@@ -393,6 +397,8 @@ pub(crate) fn mfence() {
 /// Orders everything before it before everything behind it, for a device that is not a CPU.
 #[inline]
 pub(crate) fn fence_with_device() {
+    #[cfg(all(test, feature = "test-util"))]
+    count_strong_fence(2);
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     // SAFETY: a barrier.
     unsafe {
@@ -400,6 +406,24 @@ pub(crate) fn fence_with_device() {
     }
     #[cfg(not(all(target_arch = "aarch64", not(miri))))]
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+#[cfg(all(test, feature = "test-util"))]
+std::thread_local! {
+    static STRONG_FENCES: core::cell::Cell<[u32; 3]> = const { core::cell::Cell::new([0; 3]) };
+}
+
+#[cfg(all(test, feature = "test-util"))]
+fn count_strong_fence(which: usize) {
+    let mut counts = STRONG_FENCES.get();
+    counts[which] += 1;
+    STRONG_FENCES.set(counts);
+}
+
+/// Fences of this thread since this was last asked: to, from and with the device.
+#[cfg(all(test, feature = "test-util"))]
+pub(crate) fn strong_fences() -> [u32; 3] {
+    STRONG_FENCES.take()
 }
 
 /// The eight I/O ports of PCI configuration mechanism #1: the address at `0xcf8`, the data at

@@ -21,6 +21,7 @@ fn device(platform: &InPlace) -> FakeDevice {
     FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(FEATURES[0])
 }
 
+/// Defends: ST-002, ST-003, FE-007, LC-002f, LC-005.
 #[test]
 fn bug_class_59_every_failed_step_sets_failed_and_gives_the_transport_back() {
     let platform = InPlace::new();
@@ -60,6 +61,7 @@ fn bug_class_59_every_failed_step_sets_failed_and_gives_the_transport_back() {
     }
 }
 
+/// Defends: LC-001, LC-002a, PCI-016.
 #[test]
 fn bug_class_60_a_reset_is_awaited_and_bounded() {
     let platform = InPlace::new();
@@ -94,6 +96,7 @@ fn bug_class_60_a_reset_is_awaited_and_bounded() {
     }
 }
 
+/// Defends: FE-001, FE-002.
 #[test]
 fn bug_class_62_no_feature_is_accepted_without_what_it_needs() {
     let bits: Vec<Feature> = (0..7).map(|bit| Feature::new(bit).unwrap()).collect();
@@ -134,6 +137,7 @@ fn bug_class_62_no_feature_is_accepted_without_what_it_needs() {
     }
 }
 
+/// Defends: FE-010, FE-012.
 #[test]
 fn bug_class_63_translated_addresses_need_a_device_that_takes_part() {
     let platform = Bouncing::new();
@@ -158,6 +162,7 @@ fn bug_class_63_translated_addresses_need_a_device_that_takes_part() {
     }
 }
 
+/// Defends: FE-003.
 #[test]
 fn bug_class_63_and_64_a_legacy_device_is_refused_by_name() {
     let platform = InPlace::new();
@@ -255,6 +260,7 @@ unsafe impl Transport for Failing {
     }
 }
 
+/// Defends: LC-005.
 #[test]
 fn a_device_that_fails_at_the_last_step_is_reset_and_its_queues_are_freed() {
     let platform = InPlace::new();
@@ -292,6 +298,7 @@ fn a_device_that_fails_at_the_last_step_is_reset_and_its_queues_are_freed() {
     }
 }
 
+/// Defends: LC-002h, LC-007.
 #[test]
 fn bug_class_54_a_transport_that_panics_leaves_the_ring_to_the_device() {
     for fails in [Fails::EnablingAQueue, Fails::GivingUp] {
@@ -335,6 +342,7 @@ fn bug_class_33_no_kick_before_driver_ok_and_none_is_forgotten() {
     device.assert_clean();
 }
 
+/// Defends: SP-014.
 #[test]
 fn bug_class_34_interrupts_before_and_after_the_device_runs_do_nothing() {
     let platform = InPlace::new();

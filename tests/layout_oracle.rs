@@ -159,6 +159,7 @@ impl Oracle {
     }
 }
 
+/// Defends: SP-L03.
 #[test]
 fn the_layout_equals_the_headers() {
     let oracle = Oracle::compile("vring_table", TABLE_C);
@@ -321,6 +322,7 @@ fn a_ring_that_cannot_be_is_refused() {
 
 /// The specification counts the used ring rounded up to a page, Linux does not; and it prints a
 /// rounding that is one page too many for exact multiples.
+/// Defends: SP-L02.
 #[test]
 fn the_legacy_size_is_the_specifications_without_its_misprint() {
     for num in (0..16).map(|log| 1_u16 << log) {
@@ -343,6 +345,7 @@ fn the_legacy_size_is_the_specifications_without_its_misprint() {
     );
 }
 
+/// Defends: SP-001.
 #[test]
 fn a_block_is_aligned_for_its_table() {
     assert_eq!(vring_init(8, 4).unwrap().alignment(), 16);

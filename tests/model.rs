@@ -489,7 +489,7 @@ impl<K: Kind> Model<K> {
         let seen = self.seen.len();
         let with_device = self.published.len() + self.taken.len() + self.unseen.len();
         let ahead = match self.ring.has_events() {
-            true => (with_device + seen) / 4 * 3,
+            true => (with_device + seen) * 3 / 4,
             false => 0,
         };
         let raced = self.rig.queue.arm_delayed();

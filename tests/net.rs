@@ -53,6 +53,7 @@ fn bug_class_75_the_header_has_12_bytes_exactly_with_version_1_or_mrg_rxbuf() {
     assert_eq!(size_of::<net::Header>(), 12);
 }
 
+/// Defends: FE-006, CF-003, CF-005.
 #[test]
 fn bug_class_42_facts_are_read_only_with_their_feature() {
     let gates = [F::MAC, F::STATUS, F::MTU];
@@ -165,6 +166,7 @@ fn bug_class_41_a_generation_that_never_settles_ends_in_an_error() {
     assert_eq!(why, InitFailure::Transport(TransportError::ConfigUnstable));
 }
 
+/// Defends: CF-001, CF-002.
 #[test]
 fn bug_class_40_an_address_that_changes_while_it_is_read_is_read_again() {
     for generation in [Generation::Steady, Generation::Absent] {
@@ -446,6 +448,7 @@ fn bug_class_76_nothing_in_the_device_s_header_is_believed() {
     }
 }
 
+/// Defends: SP-003.
 #[test]
 fn a_frame_with_headroom_takes_one_descriptor_and_one_without_takes_two() {
     let platform = InPlace::new();

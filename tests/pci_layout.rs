@@ -39,6 +39,7 @@ fn mapped(config: &FakeConfig) -> Vec<(u64, usize)> {
     std::mem::take(&mut fake.model().mapped)
 }
 
+/// Defends: PCI-009.
 #[test]
 fn a_structure_is_mapped_only_as_far_as_it_is_needed() {
     let (config, fake) = qemu_net();
@@ -149,6 +150,7 @@ fn a_structure_that_ends_where_its_bar_ends_is_used() {
     assert_eq!(mapped(&config)[3], (0x80_0000_3ffc, 4));
 }
 
+/// Defends: PCI-009, PCI-010, CF-004.
 #[test]
 fn an_unexpectedly_large_structure_is_used_as_far_as_needed() {
     let function = FakeFunction::new(0x1af4, 0x1041)
@@ -212,6 +214,7 @@ fn config_with_io_notify(caps: Vec<Cap>) -> FakeConfig {
     FakeConfig::with(at(), function)
 }
 
+/// Defends: PCI-006.
 #[test]
 fn bug_class_44_of_duplicates_the_first_usable_one_is_used() {
     let config = with_caps(vec![
@@ -254,6 +257,7 @@ fn the_first_reason_is_the_error_when_no_instance_is_usable() {
     );
 }
 
+/// Defends: PCI-005, PCI-008.
 #[test]
 fn reserved_types_and_reserved_bars_are_ignored() {
     let config = with_caps(vec![
@@ -273,6 +277,7 @@ fn reserved_types_and_reserved_bars_are_ignored() {
     assert_eq!(error(&config), PciError::Missing { structure });
 }
 
+/// Defends: PCI-007.
 #[test]
 fn bug_class_44_a_short_capability_is_skipped_and_a_long_one_accepted() {
     let mut short = Cap::virtio(1, 4, 0x800, 0x100);
@@ -326,6 +331,7 @@ fn a_device_without_configuration_has_a_configuration_of_no_bytes() {
     assert!(transport.read_config(0, &mut [0]).is_err());
 }
 
+/// Defends: PCI-L06.
 #[test]
 fn bug_class_64_legacy_only_device_is_refused_by_name() {
     for device in [0x1000, 0x1001, 0x1041] {
@@ -344,6 +350,7 @@ fn bug_class_64_legacy_only_device_is_refused_by_name() {
     }
 }
 
+/// Defends: PCI-001, PCI-002, PCI-003, PCI-L03, PCI-L05.
 #[test]
 fn bug_class_64_transitional_ids_with_modern_capabilities_are_accepted() {
     let transitional = [
@@ -370,6 +377,7 @@ fn bug_class_64_transitional_ids_with_modern_capabilities_are_accepted() {
     }
 }
 
+/// Defends: PCI-001.
 #[test]
 fn what_is_no_virtio_device_is_refused_by_its_ids() {
     for (vendor, device) in [

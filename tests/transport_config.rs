@@ -91,6 +91,7 @@ fn fields_are_little_endian_and_bytes_are_bytes() {
     assert_eq!(widths, [1, 1, 1, 1, 1, 1, 1, 2, 4, 4, 4, 1, 1, 1, 1]);
 }
 
+/// Defends: CF-003.
 #[test]
 fn bug_class_42_a_field_whose_feature_is_missing_is_not_read() {
     let (fake, transport) = ready();
@@ -105,6 +106,7 @@ fn bug_class_42_a_field_whose_feature_is_missing_is_not_read() {
     assert_eq!(U16.offset(), 10);
 }
 
+/// Defends: CF-005.
 #[test]
 fn bug_class_42_a_field_beyond_the_end_is_its_own_error() {
     let (_, transport) = ready();
@@ -127,6 +129,7 @@ fn bug_class_42_a_field_beyond_the_end_is_its_own_error() {
     }
 }
 
+/// Defends: CF-002.
 #[test]
 fn bug_class_41_a_generation_that_never_settles_is_given_up_on() {
     let (fake, transport) = ready();
@@ -140,6 +143,7 @@ fn bug_class_41_a_generation_that_never_settles_is_given_up_on() {
     );
 }
 
+/// Defends: CF-001, CF-002.
 #[test]
 fn a_value_that_changes_under_the_reader_is_read_again() {
     let (fake, transport) = ready();
@@ -150,6 +154,7 @@ fn a_value_that_changes_under_the_reader_is_read_again() {
     assert_eq!(waits, [0]);
 }
 
+/// Defends: CF-001, CF-002.
 #[test]
 fn fields_that_belong_together_are_of_one_generation() {
     let (fake, transport) = ready();

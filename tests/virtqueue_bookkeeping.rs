@@ -33,6 +33,7 @@ fn on_every_ring_in_place(f: impl Fn(&InPlace, Ring)) {
     }
 }
 
+/// Defends: SP-022, SP-023.
 #[test]
 fn bug_class_01_kick_decision_across_the_index_wrap() {
     on_every_ring_with_events(|platform, ring| {
@@ -70,6 +71,7 @@ fn bug_class_01_kick_decision_across_the_index_wrap() {
     });
 }
 
+/// Defends: SP-022.
 #[test]
 #[cfg_attr(miri, ignore = "70000 rounds")]
 fn bug_class_01_a_kick_is_due_after_65536_publishes_without_one() {
@@ -95,6 +97,7 @@ fn bug_class_01_a_kick_is_due_after_65536_publishes_without_one() {
     }
 }
 
+/// Defends: SP-022.
 #[test]
 fn a_kick_looks_at_everything_since_the_last_decision() {
     on_every_ring_with_events(looks_at_everything);
@@ -185,6 +188,7 @@ fn event_follows(platform: &InPlace, ring: Ring) {
     rig.finish(0);
 }
 
+/// Defends: SP-013.
 #[test]
 fn bug_class_03_disarm_is_obeyed_with_and_without_event_indices() {
     on_every_ring_in_place(|platform, ring| {
@@ -208,6 +212,7 @@ fn bug_class_03_disarm_is_obeyed_with_and_without_event_indices() {
     });
 }
 
+/// Defends: SP-014.
 #[test]
 fn arm_says_true_when_work_raced_in_and_a_spurious_interrupt_finds_nothing() {
     on_every_ring_in_place(|platform, ring| {
@@ -508,6 +513,7 @@ fn bug_class_06_a_queue_index_beyond_a_byte() {
     platform.assert_no_leaks();
 }
 
+/// Defends: SP-001.
 #[test]
 fn bug_class_07_the_areas_are_where_vring_init_puts_them() {
     let platform = InPlace::new();
@@ -526,6 +532,7 @@ fn bug_class_07_the_areas_are_where_vring_init_puts_them() {
     }
 }
 
+/// Defends: PCI-014.
 #[test]
 fn bug_class_08_the_size_is_what_both_sides_can_do() {
     let platform = InPlace::new();
@@ -602,6 +609,7 @@ fn full_is_not_empty<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
 }
 
+/// Defends: SP-008, PK-005, PK-006.
 #[test]
 fn bug_class_10_a_chain_longer_than_the_queue_never_fits() {
     every_ring!(longer_than_the_queue);
@@ -632,6 +640,7 @@ fn longer_than_the_queue<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
 }
 
+/// Defends: PK-008, PK-009.
 #[test]
 fn bug_class_10_a_chain_waits_for_room_and_says_how_much() {
     on_every_ring_in_place(|platform, ring| {
@@ -774,6 +783,7 @@ fn bug_class_13_a_segment_of_4_gib_is_refused_and_not_touched() {
     every_ring!(refused, endless, Reject::TooLong { bytes });
 }
 
+/// Defends: SP-004.
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn bug_class_13_a_chain_of_more_than_4_gib_is_refused() {
@@ -848,6 +858,7 @@ fn bug_class_13_raw_memory_of_4_gib_is_refused() {
     platform.assert_no_leaks();
 }
 
+/// Defends: SP-002, PK-007.
 #[test]
 fn bug_class_14_readable_behind_writable_is_refused() {
     fn two() -> Vec<Part> {

@@ -16,9 +16,10 @@ use vring::init::{self, InitFailure, Negotiated, PendingQueue, QueueConfig, Queu
 use vring::platform::{Access, Direction, DmaError, Mapping, Platform, RawRegion, Wait};
 use vring::ring::layout::vring_size;
 use vring::testing::{
-    Bouncing, Discontiguous, Fake, FakeDevice, FakeTransport, InPlace, Kind, POISON, ResetAnswer,
+    Bouncing, Discontiguous, Event, Fake, FakeDevice, FakeTransport, InPlace, Kind, POISON,
+    ResetAnswer,
 };
-use vring::transport::{DeviceId, QueueIndex};
+use vring::transport::{DeviceId, QueueIndex, Status};
 use vring::virtqueue::{Fault, Reject, Virtqueue};
 
 use rig::{
@@ -472,6 +473,7 @@ fn bug_class_54_a_pending_queue_that_is_dropped_leaks_and_says_so() {
     let _ = live.reset().unwrap();
 }
 
+/// Defends: LC-005, LC-006.
 #[test]
 fn bug_class_54_when_queue_k_fails_the_others_are_freed_by_the_proof() {
     every_platform!(queue_k_fails);
@@ -514,6 +516,8 @@ fn queue_k_fails<K: Kind>(platform: &Fake<K>) {
                 std::cmp::Ordering::Equal => {
                     assert!(matches!(outcome, Err(QueueError::Transport(_))));
                     assert!(device.status().is_empty(), "it was reset");
+                    let failed = |event: &Event| matches!(event, Event::Status(s) if s.contains(Status::FAILED));
+                    assert!(device.events().iter().any(failed), "and told why");
                 }
                 std::cmp::Ordering::Greater => {
                     assert_eq!(outcome.unwrap_err(), QueueError::Failed);
@@ -608,6 +612,7 @@ fn bug_class_54_a_failed_queue_whose_reset_is_not_confirmed_is_leaked() {
     assert_eq!(platform.counts().regions, 2);
 }
 
+/// Defends: LC-009.
 #[test]
 fn bug_class_55_no_memory_is_freed_before_the_device_has_stopped() {
     every_ring!(reset_before_free);
@@ -623,9 +628,10 @@ fn reset_before_free<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // The device works on while the driver waits for the reset.
     rig.device.set_reset(ResetAnswer::After(3));
     let device = rig.device.clone();
+    let working = device.clone();
     platform.on_wait(move |what, _| {
         assert_eq!(what, Wait::Reset);
-        device.with_queue(Q, |queue| {
+        working.with_queue(Q, |queue| {
             if let Some(chain) = queue.pop() {
                 let len = reply(queue, &chain, 9);
                 queue.complete(chain, len);
@@ -633,8 +639,11 @@ fn reset_before_free<K: Kind>(platform: &Fake<K>, ring: Ring) {
         });
     });
     rig.finish(3);
+    assert!(device.status().is_empty(), "it was waited for");
+    assert!(device.with_queue(Q, |_| ()).is_none());
 }
 
+/// Defends: LC-001, LC-009.
 #[test]
 fn a_reset_that_is_not_confirmed_opens_nothing_and_can_be_tried_again() {
     every_ring!(reset_not_confirmed);
@@ -667,6 +676,7 @@ fn reset_not_confirmed<K: Kind>(platform: &Fake<K>, ring: Ring) {
     platform.assert_no_leaks();
 }
 
+/// Defends: LC-009.
 #[test]
 fn the_wrong_proof_opens_nothing_and_gives_the_queue_back() {
     every_ring!(wrong_proof);
@@ -1036,6 +1046,7 @@ fn at_page(page: usize, before: usize, len: usize) -> Window<Box<[u8]>> {
     Window::new(block, start, len)
 }
 
+/// Defends: SP-003.
 #[test]
 fn bug_class_57_a_buffer_that_crosses_pages_takes_a_descriptor_for_each() {
     let page = 16;

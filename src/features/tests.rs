@@ -33,6 +33,7 @@ fn allowed(set: Features) -> bool {
     TABLE.iter().all(|row| row.is_met_by(set))
 }
 
+/// Defends: FE-001, FE-002.
 #[test]
 fn bug_class_62_of_every_offer_and_wish_the_largest_allowed_set_is_accepted() {
     for offered in subsets() {
@@ -99,6 +100,7 @@ fn a_feature_that_needs_itself_or_nothing_ends_the_closure() {
     );
 }
 
+/// Defends: FE-004, FE-005, FE-008.
 #[test]
 fn a_feature_that_nobody_wishes_is_not_accepted_and_fails_nothing() {
     let offered = !Features::EMPTY;
@@ -108,6 +110,7 @@ fn a_feature_that_nobody_wishes_is_not_accepted_and_fails_nothing() {
     assert_eq!(result.refused, !both);
 }
 
+/// Defends: FE-003, FE-009.
 #[test]
 fn bug_class_63_version_1_is_accepted_always_and_needed() {
     let offered = Features::of(&[A, Feature::VERSION_1]);
@@ -128,6 +131,7 @@ fn bug_class_63_version_1_is_accepted_always_and_needed() {
     assert!(error.to_string().contains("VIRTIO_F_VERSION_1"));
 }
 
+/// Defends: FE-010, FE-012.
 #[test]
 fn bug_class_63_translated_addresses_need_access_platform() {
     let without = Features::of(&[Feature::VERSION_1]);
@@ -157,6 +161,7 @@ fn bug_class_63_translated_addresses_need_access_platform() {
     assert_eq!(negotiate(with, &wish, Translated), Err(error));
 }
 
+/// Defends: FE-003.
 #[test]
 fn a_required_feature_that_is_missing_is_named_with_its_reason() {
     let base = Features::of(&[Feature::VERSION_1]);

@@ -70,6 +70,7 @@ fn loads_are_little_endian_of_their_width() {
     assert_eq!(Native.read8(registers.register(7).unwrap()), 8);
 }
 
+/// Defends: PCI-029.
 #[test]
 fn a_doorbell_is_one_16_bit_store_and_an_isr_one_8_bit_load() {
     let mut memory = [!0u64, 0x0300];

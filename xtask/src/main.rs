@@ -1,5 +1,6 @@
 //! Everything a person runs.
 
+mod conformance;
 mod qemu;
 mod test;
 
@@ -21,6 +22,8 @@ enum Command {
     // What they do, and their exit codes, is said where their arguments are.
     Qemu(qemu::cli::QemuArgs),
     Test(test::TestArgs),
+    /// Joins what VIRTIO asks of a driver with the tests that defend it.
+    Conformance(conformance::ConformanceArgs),
     #[command(name = qemu::native::AGENT, hide = true)]
     QemuAgent,
     #[command(name = qemu::native::PROBE, hide = true)]
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             match words.first().map(String::as_str) {
                 Some("qemu") if !asked => qemu::usage_error(words, &message),
                 Some("test") if !asked => test::usage_error(words, &message),
+                Some("conformance") if !asked => conformance::usage_error(words, &message),
                 _ => {}
             }
             // It prints to the right stream; a stream that is closed hears nothing.
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Qemu(args) => ExitCode::from(qemu::main(&args, words)),
         Command::Test(args) => ExitCode::from(test::main(&args, words)),
+        Command::Conformance(args) => ExitCode::from(conformance::main(&args, words)),
         Command::QemuAgent => plain(qemu::native::agent_main()),
         Command::QemuNativeProbe => plain(qemu::native::probe_main()),
     }

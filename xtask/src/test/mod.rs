@@ -153,7 +153,7 @@ fn list(args: &TestArgs) -> u8 {
     for section in sections {
         let minutes = section.limit / 60;
         println!(
-            "{:<9} {} (at most {minutes} min)",
+            "{:<11} {} (at most {minutes} min)",
             section.name, section.about
         );
         for check in section.checks {

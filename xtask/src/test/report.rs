@@ -218,7 +218,10 @@ impl Report {
 
     fn write_human(&self, out: &mut String) -> std::fmt::Result {
         if !self.sections.is_empty() {
-            writeln!(out, "section   status       passed failed skipped    time")?;
+            writeln!(
+                out,
+                "section     status       passed failed skipped    time"
+            )?;
         }
         for section in &self.sections {
             let Counts {
@@ -228,7 +231,7 @@ impl Report {
             } = section.counts;
             writeln!(
                 out,
-                "{:<9} {:<11} {passed:>7} {failed:>6} {skipped:>7} {:>6.1}s",
+                "{:<11} {:<11} {passed:>7} {failed:>6} {skipped:>7} {:>6.1}s",
                 section.name,
                 section.status.shown(),
                 section.duration_s

@@ -2,17 +2,28 @@
 
 use super::context::{Context, LIBRARY};
 use super::needs::Need;
-use super::run::Cmd;
-use super::section::{Check, Outcome, Section};
+use super::run::{Cmd, Run};
+use super::section::{Check, Counts, Outcome, Section};
 use super::suites;
 use super::tally::Tally;
 use super::{budget, probe, qemu};
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
-pub(crate) const NAMES: [&str; 12] = [
-    "format", "lints", "unit", "oracle", "docs", "build", "model", "hostile", "miri", "probe",
-    "budget", "qemu",
+pub(crate) const NAMES: [&str; 13] = [
+    "format",
+    "conformance",
+    "lints",
+    "unit",
+    "oracle",
+    "docs",
+    "build",
+    "model",
+    "hostile",
+    "miri",
+    "probe",
+    "budget",
+    "qemu",
 ];
 
 /// Targets that the library is checked for where rustup can fetch them: 32 bits, and other
@@ -34,6 +45,7 @@ pub(crate) fn all(context: &Context) -> Vec<Section> {
 fn section(name: &'static str, context: &Context) -> Section {
     let (about, minutes, checks) = match name {
         "format" => ("rustfmt, the guest included", 5, format()),
+        "conformance" => ("statements of VIRTIO have tests", 5, conformance()),
         "lints" => ("clippy, warnings denied", 30, lints(context)),
         "unit" => ("unit tests of every package", 20, unit(context)),
         "oracle" => (
@@ -92,6 +104,25 @@ fn format() -> Vec<Check> {
             .quick()
             .needs(Need::RUSTFMT),
     ]
+}
+
+/// The index counts statements of closed areas and closed bug classes.
+fn conformance() -> Vec<Check> {
+    let work = |run: &mut Run<'_>| {
+        let index = crate::conformance::read(None)?;
+        run.say(&index.human(false))?;
+        let failures = index.failures();
+        Ok(Outcome {
+            counts: Counts {
+                passed: index.held(),
+                failed: failures.len() as u64,
+                skipped: 0,
+            },
+            failures,
+            ..Outcome::default()
+        })
+    };
+    vec![Check::new("index", work).quick()]
 }
 
 fn lints(context: &Context) -> Vec<Check> {

@@ -11,13 +11,16 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
     (
         "unit",
         &[
+            "conformance",
             "fake_*",
+            "indirect",
             "init",
             "life_cycle",
             "memory_faults",
             "net",
             "net_recovery",
             "no_alloc",
+            "packed",
             "smoltcp",
             "transport_config",
             "virtqueue_bookkeeping",
