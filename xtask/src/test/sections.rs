@@ -10,9 +10,9 @@ use super::{budget, probe, qemu};
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
-pub(crate) const NAMES: [&str; 12] = [
+pub(crate) const NAMES: [&str; 13] = [
     "format", "lints", "unit", "oracle", "docs", "build", "model", "hostile", "miri", "probe",
-    "budget", "qemu",
+    "budget", "hosted", "qemu",
 ];
 
 /// Targets that the library is checked for where rustup can fetch them: 32 bits, and other
@@ -67,6 +67,7 @@ fn section(name: &'static str, context: &Context) -> Section {
         ),
         "probe" => ("no panic on the data path", 15, probe::checks()),
         "budget" => ("instructions of a round", 15, budget::checks()),
+        "hosted" => ("real back ends, from a Linux process", 20, hosted()),
         _ => ("the guest in QEMU", 45, qemu::checks()),
     };
     Section {
@@ -189,6 +190,18 @@ fn unit(context: &Context) -> Vec<Check> {
         of_package("vring-protocol", &["--lib"]),
         of_package("qemu-tests", &["--lib"]),
         of_package("xtask", &["--bins"]),
+    ]
+}
+
+/// The driver side of vhost-user. What has to keep up with a device that polls is optimized.
+fn hosted() -> Vec<Check> {
+    let words = ["test", "--no-fail-fast", "--release", "--tests"];
+    let cmd = Cmd::cargo(words).args(["--package", "vring-hosted"]);
+    vec![
+        command("DPDK's vhost library", cmd, Tally::Tests).needs(Need::Program {
+            program: "dpdk-testpmd",
+            package: "dpdk-dev",
+        }),
     ]
 }
 
