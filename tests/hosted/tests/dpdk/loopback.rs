@@ -26,6 +26,8 @@ const BLOCK: usize = 2048;
 const PIECES: usize = 5;
 /// Frames that are polled for: the indices of a split ring wrap at 65,536.
 const POLLED: u64 = 66_500;
+/// The same for rings that hold a few frames at most, so that each takes a turn of both sides.
+const POLLED_IF_TINY: u64 = 6_000;
 /// Frames that are waited for.
 const WAITED: u64 = 4_000;
 /// Frames after the reset.
@@ -74,6 +76,11 @@ impl Cell {
         }
     }
 
+    /// Whether some chains are longer than the ring.
+    fn is_tiny(&self) -> bool {
+        self.size < 8
+    }
+
     pub(crate) fn features(&self) -> Features {
         [
             (self.packed, Feature::RING_PACKED),
@@ -115,8 +122,12 @@ fn run_on<P: Platform + Debug, M: StableBytesMut + Debug>(
     let blocks = 2 * PIECES * usize::from(cell.size);
     let pool: Vec<M> = (0..blocks).map(|_| block()).collect();
     let (pool, transport) = session(rig, cell, platform, rig.connect(), pool, |traffic| {
-        traffic.poll(POLLED);
-        traffic.wait(WAITED);
+        traffic.poll(if cell.is_tiny() {
+            POLLED_IF_TINY
+        } else {
+            POLLED
+        });
+        traffic.wait(if cell.is_tiny() { AGAIN } else { WAITED });
     });
     assert_eq!(pool.len(), blocks, "buffers were lost");
     let pool = untouched(pool);
@@ -257,10 +268,11 @@ impl<P: Platform, M: StableBytesMut> Traffic<'_, P, M> {
         }
     }
 
-    /// Takes a chain back that found no room.
+    /// Takes a chain back that found no room. Another one may be shorter.
     fn put_back(&mut self, rejected: Rejected<Chain<M>>) {
         match rejected.why {
             Reject::Full { .. } => self.recycle(rejected.buf),
+            Reject::TooManySegments { size, .. } if size < 8 => self.recycle(rejected.buf),
             why => self.rig.fail(why),
         }
     }

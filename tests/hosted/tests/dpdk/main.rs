@@ -37,6 +37,11 @@ cells! {
     split_256_in_order_indirect: split 256 in_order indirect;
     split_64_in_order_event_idx: split 64 in_order event_idx;
     split_256_in_order_event_idx_indirect: split 256 in_order event_idx indirect;
+    /// Chains fill the ring, or do not fit.
+    split_4_event_idx: split 4 event_idx;
+    /// A ring that is no power of two, and smaller than a batch of the device.
+    packed_7_event_idx: packed 7 event_idx;
+    packed_7_in_order: packed 7 in_order;
     packed_200: packed 200;
     packed_64_indirect: packed 64 indirect;
     packed_256_event_idx: packed 256 event_idx;
