@@ -603,8 +603,14 @@ impl Counts {
         self.free_head = id;
         self.free = self.free.wrapping_add(chain.into());
         self.completed = self.completed.wrapping_add(1);
+        let written = claimed.min(writable);
+        let claimed = if claimed > written {
+            format.excess(self, claimed, written)
+        } else {
+            claimed
+        };
         format.pass(self, chain);
-        let (slot, written) = (id as u16, claimed.min(writable));
+        let slot = id as u16;
         Ok(Used {
             payload,
             slot,
@@ -658,8 +664,14 @@ impl Counts {
             .map_or(0, |tail| tail.next.into());
         self.free = self.free.wrapping_add(chain.into());
         self.completed = self.completed.wrapping_add(1);
+        let written = claimed.min(writable);
+        let claimed = if claimed > written {
+            format.excess(self, claimed, written)
+        } else {
+            claimed
+        };
         format.pass(self, chain);
-        let (slot, written) = (id as u16, claimed.min(writable));
+        let slot = id as u16;
         Ok(Used {
             payload,
             slot,
@@ -695,6 +707,9 @@ impl Counts {
             claimed: len,
             assumed: false,
         };
+        if seen.claimed > seen.written {
+            seen.claimed = format.excess(self, len, seen.written);
+        }
         if order.in_order {
             order.batch = Some((id, len));
             seen.assumed = id != self.oldest;

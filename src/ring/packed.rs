@@ -19,6 +19,7 @@
 
 use super::counts::{Counts, NEVER};
 use super::format::{Format, Impossible, Piece, Poll};
+use super::layout::DescriptorFlags;
 use super::notify;
 use crate::platform::Platform;
 use crate::shared::PackedMemory;
@@ -166,6 +167,19 @@ impl<P: Platform> Format for Packed<P> {
     #[inline(always)] // two shifts
     fn element(&self, counts: &Counts) -> (u32, u32) {
         (u32::from((counts.word >> 32) as u16), counts.word as u32)
+    }
+
+    /// The length is reserved unless the used descriptor says `WRITE` (VIRTIO 1.4, 2.8.5): where
+    /// the chain holds nothing to write, it may be what the driver left there. Elsewhere it is
+    /// believed as far as it goes, since there are devices that never say `WRITE`.
+    #[cold]
+    fn excess(&self, counts: &Counts, len: u32, written: u32) -> u32 {
+        let flags = DescriptorFlags::from_bits_retain((counts.word >> 48) as u16);
+        if written == 0 && !flags.contains(DescriptorFlags::WRITE) {
+            0
+        } else {
+            len
+        }
     }
 
     #[inline(always)] // a few additions
