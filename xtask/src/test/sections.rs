@@ -10,7 +10,7 @@ use super::{budget, probe, qemu};
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 14] = [
     "format",
     "conformance",
     "lints",
@@ -23,6 +23,7 @@ pub(crate) const NAMES: [&str; 13] = [
     "miri",
     "probe",
     "budget",
+    "hosted",
     "qemu",
 ];
 
@@ -79,6 +80,7 @@ fn section(name: &'static str, context: &Context) -> Section {
         ),
         "probe" => ("no panic on the data path", 15, probe::checks()),
         "budget" => ("instructions of a round", 15, budget::checks()),
+        "hosted" => ("real back ends, from a Linux process", 20, hosted()),
         _ => ("the guest in QEMU", 45, qemu::checks()),
     };
     Section {
@@ -220,6 +222,18 @@ fn unit(context: &Context) -> Vec<Check> {
         of_package("vring-protocol", &["--lib"]),
         of_package("qemu-tests", &["--lib"]),
         of_package("xtask", &["--bins"]),
+    ]
+}
+
+/// The driver side of vhost-user. What has to keep up with a device that polls is optimized.
+fn hosted() -> Vec<Check> {
+    let words = ["test", "--no-fail-fast", "--release", "--tests"];
+    let cmd = Cmd::cargo(words).args(["--package", "vring-hosted"]);
+    vec![
+        command("DPDK's vhost library", cmd, Tally::Tests).needs(Need::Program {
+            program: "dpdk-testpmd",
+            package: "dpdk-dev",
+        }),
     ]
 }
 
