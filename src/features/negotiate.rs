@@ -52,6 +52,11 @@ pub enum NegotiateError {
         /// The feature.
         feature: Feature,
     },
+    /// The user requires a feature that the driver does not implement.
+    NotImplemented {
+        /// The feature.
+        feature: Feature,
+    },
     /// The driver requires a feature that is offered without what it needs.
     Unsupported {
         /// The feature.
@@ -86,6 +91,12 @@ impl fmt::Display for NegotiateError {
                 write!(
                     f,
                     "the driver needs {feature}, which was told to be refused"
+                )
+            }
+            Self::NotImplemented { feature } => {
+                write!(
+                    f,
+                    "{feature} is required, which the driver does not implement"
                 )
             }
             Self::Unsupported { feature, needs } => {

@@ -25,7 +25,7 @@ use core::fmt;
 use crate::buffer::{DmaBuf, Readable, StableBytesMut, Window, Writable};
 use crate::device::net::wire::{ETHERNET_FRAME, ETHERNET_HEADER, MIN_MTU, REQUIREMENTS};
 use crate::dma::{Home, Lent};
-use crate::features::{Features, Wish};
+use crate::features::{Feature, Features, NegotiateError, Wish};
 use crate::init::{
     self, InitError, InitFailure, Leaked, Live, Negotiated, PendingQueue, QueueConfig, QueueError,
     Quiesced,
@@ -56,8 +56,16 @@ pub struct Options {
     pub receive_size: u16,
     /// Descriptors of the transmit queue, at most.
     pub transmit_size: u16,
+    /// Features to accept where the device offers them; those that the driver does not implement
+    /// are left out.
+    pub want: Features,
+    /// Features without which not to start. One that the driver does not implement is an error.
+    pub require: Features,
     /// Features not to accept.
     pub refuse: Features,
+    /// Whether the transmit queue has indirect tables, where `VIRTIO_F_INDIRECT_DESC` is accepted:
+    /// a frame in several pieces then takes one descriptor of the ring (VIRTIO 1.4, 2.7.5.3).
+    pub indirect: bool,
     /// Interrupt vector of the receive queue.
     pub receive_vector: Option<u16>,
     /// Interrupt vector of the transmit queue.
@@ -67,12 +75,16 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Queues of 256, every feature that the driver implements, no interrupt vectors.
+    /// Queues of 256, every feature that the driver implements, indirect tables, no interrupt
+    /// vectors.
     fn default() -> Self {
         Self {
             receive_size: 256,
             transmit_size: 256,
+            want: SUPPORTED,
+            require: Features::EMPTY,
             refuse: Features::EMPTY,
+            indirect: true,
             receive_vector: None,
             transmit_vector: None,
             config_vector: None,
@@ -269,9 +281,15 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             };
             return Err(InitError { transport, why });
         }
+        // Two more that `negotiate` accepts for every driver.
+        let implemented = SUPPORTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
+        if let Some(feature) = (options.require - implemented).iter().next() {
+            let why = InitFailure::Features(NegotiateError::NotImplemented { feature });
+            return Err(InitError { transport, why });
+        }
         let wish = Wish {
-            want: SUPPORTED,
-            require: Features::EMPTY,
+            want: options.want & SUPPORTED,
+            require: options.require,
             refuse: options.refuse,
             requirements: REQUIREMENTS,
         };
@@ -292,7 +310,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             .vector(options.transmit_vector)
             .cells(header_len as u16, 0)
             // A header without headroom, and a frame in pieces where the platform makes some.
-            .indirect(FRAME_PIECES);
+            .indirect(if options.indirect { FRAME_PIECES } else { 0 });
         let (receive, transmit) = match queues(&mut negotiated, &receive, &transmit) {
             Ok(queues) => queues,
             Err(QueuesFailed(receive, why)) => {
