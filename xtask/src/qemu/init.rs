@@ -39,11 +39,11 @@ pub(crate) fn main() -> ! {
 }
 
 fn live() -> anyhow::Result<()> {
+    // Nothing is mounted over `/tmp`: the programs that were packed may lie there, as at home.
     for (kind, place) in [
         (c"proc", c"/proc"),
         (c"sysfs", c"/sys"),
         (c"devtmpfs", c"/dev"),
-        (c"tmpfs", c"/tmp"),
     ] {
         place_filesystem(kind, place)?;
     }
@@ -63,8 +63,9 @@ fn live() -> anyhow::Result<()> {
 fn work(outlet: &mut dyn Outlet) -> anyhow::Result<()> {
     tap::set_up("lo")?;
     let json = std::fs::read(JOB).with_context(|| format!("cannot read {JOB}"))?;
-    let job: Job = serde_json::from_slice(&json).with_context(|| format!("{JOB} is damaged"))?;
-    inner::run(&job, outlet);
+    let jobs: Vec<Job> =
+        serde_json::from_slice(&json).with_context(|| format!("{JOB} is damaged"))?;
+    inner::run_all(&jobs, outlet);
     Ok(())
 }
 
