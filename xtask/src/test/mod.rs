@@ -210,13 +210,11 @@ fn run_section(
         let out_of_time = checks
             .iter()
             .any(|done: &CheckReport| done.status == Status::TimeLimit);
+        let required = args.requires(section.name) && !check.optional;
         let (status, outcome) = match missing {
             _ if out_of_time => (Status::TimeLimit, Outcome::failed("not reached")),
-            Some(skip) => {
-                let required = args.requires(section.name) && !check.optional;
-                absent(skip, required)
-            }
-            None => judged(check, &mut run, section.limit),
+            Some(skip) => absent(skip, required),
+            None => insist(judged(check, &mut run, section.limit), required),
         };
         let done = CheckReport {
             name: check.name.clone(),
@@ -254,6 +252,20 @@ fn absent(skip: Skip, required: bool) -> (Status, Outcome) {
         ..Outcome::default()
     };
     (status, outcome)
+}
+
+/// A required check that lacked something has not passed.
+fn insist((status, outcome): (Status, Outcome), required: bool) -> (Status, Outcome) {
+    let passed = matches!(status, Status::Passed | Status::Skipped);
+    if !(passed && required && outcome.lacks) {
+        return (status, outcome);
+    }
+    let counts = Counts {
+        failed: outcome.counts.failed + outcome.counts.skipped,
+        skipped: 0,
+        ..outcome.counts
+    };
+    (Status::Missing, Outcome { counts, ..outcome })
 }
 
 /// Does the work.
