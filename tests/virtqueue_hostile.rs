@@ -4,10 +4,12 @@
 mod rig;
 mod support;
 
+use vring::features::{Feature, Wish};
+use vring::init;
 use vring::testing::{Bouncing, Fake, InPlace, Kind, SplitDevice};
 use vring::virtqueue::Fault;
 
-use rig::{R, Rig, W, config, every_platform, reply};
+use rig::{Chunks, Maker, R, Rig, W, config, every_platform, reply};
 use support::{FEATURES, Q};
 
 #[test]
@@ -46,6 +48,50 @@ fn index_goes_back<K: Kind>(platform: &Fake<K>) {
         assert_eq!(rig.queue.next_completion().map(drop), Err(fault));
         rig.finish(5);
     }
+}
+
+#[test]
+fn bug_class_43_a_batch_beyond_the_index_keeps_no_driver_awake() {
+    every_platform!(batch_beyond_the_index);
+}
+
+fn batch_beyond_the_index<K: Kind>(platform: &Fake<K>) {
+    let features = FEATURES[0].with(Feature::IN_ORDER);
+    let config = config(8, 65_534);
+    let device = rig::device(platform, features, &config);
+    let reset = init::reset(device.transport(), platform).unwrap();
+    let wish = Wish {
+        want: features,
+        ..Wish::default()
+    };
+    let mut negotiated = reset.negotiate(&wish).unwrap();
+    let pending = negotiated.queue::<Chunks>(Q, &config).unwrap();
+    let live = negotiated.finish().unwrap();
+    let mut queue = pending.start(&live).unwrap();
+    device.violations().set_lenient();
+    let mut maker = Maker::new();
+    let tickets: Vec<_> = (0..4)
+        .map(|_| queue.submit(maker.chain(1)).unwrap())
+        .collect();
+    queue.kick();
+    // The index says one, the element says that three are done.
+    let last = tickets[2].slot();
+    device.with_queue(Q, |queue| queue.forge_used(last.into(), 0));
+    let mut next = |expected: Option<usize>| {
+        let done = queue.next_completion().unwrap();
+        let ticket = done.map(|done| done.ticket());
+        assert_eq!(ticket, expected.map(|i| tickets[i]));
+        // A driver polls for as long as this is true.
+        queue.arm()
+    };
+    assert!(!next(Some(0)), "there is no more, by the index");
+    assert!(!next(None));
+    device.with_queue(Q, |queue| queue.forge_used_idx(65_534_u16.wrapping_add(3)));
+    assert!(next(Some(1)));
+    assert!(!next(Some(2)));
+    assert!(!next(None));
+    assert_eq!(support::stop(live, queue).len(), 1);
+    platform.assert_no_leaks();
 }
 
 #[test]

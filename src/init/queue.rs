@@ -87,7 +87,7 @@ pub(super) enum MakeError<P: Platform, B: DmaBuf> {
     /// Before the device was told of it.
     Before(QueueError),
     /// The device may have taken the addresses.
-    Exposed(Parts<P, B>, TransportError),
+    Exposed(Virtqueue<P, B>, TransportError),
 }
 
 impl<P: Platform, B: DmaBuf> From<QueueError> for MakeError<P, B> {
@@ -119,17 +119,9 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         storage: QueueStorage<B>,
     ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
         let QueueStorage { slots, mappings } = storage;
-        let most = |size: u16, maker: &Self| {
-            let per_slot = maker.mappings_per_slot(size, config);
-            let mapped = mappings.len().checked_div(per_slot).unwrap_or(usize::MAX);
-            let room = slots
-                .len()
-                .min(mapped)
-                .min(usize::from(layout::MAX_QUEUE_SIZE));
-            config.size.min(room as u16)
-        };
-        // A smaller queue may have smaller tables, and so takes fewer mappings.
-        let limit = most(most(config.size, &self).max(1), &self);
+        let room = slots.len().min(self.mapped(mappings.len(), config));
+        let room = room.min(usize::from(layout::MAX_QUEUE_SIZE));
+        let limit = config.size.min(room as u16);
         if limit == 0 && config.size != 0 {
             let (slots, mappings) = (slots.len(), mappings.len());
             return Err(QueueError::Storage {
@@ -184,6 +176,21 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         }
     }
 
+    /// The largest size for whose slots so many mappings suffice. A queue that is smaller than its
+    /// tables were to be has smaller tables.
+    fn mapped(&self, mappings: usize, config: &QueueConfig) -> usize {
+        if P::DIRECT {
+            return usize::MAX;
+        }
+        let per_slot = usize::from(self.table_entries(u16::MAX, config).max(1));
+        match mappings.checked_div(per_slot) {
+            Some(size) if size >= per_slot => size,
+            // As many entries as slots.
+            _ => mappings.isqrt(),
+        }
+    }
+
+    #[cfg(feature = "alloc")]
     fn mappings_per_slot(&self, size: u16, config: &QueueConfig) -> usize {
         if P::DIRECT {
             0
@@ -225,9 +232,10 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
             index,
             epoch,
         };
-        match parts.ring.expose(self.transport, index, config.vector) {
-            Ok(doorbell) => Ok(Virtqueue::new(parts, doorbell)),
-            Err(error) => Err(MakeError::Exposed(parts, error)),
+        let mut queue = Virtqueue::new(parts);
+        match queue.expose(self.transport, config.vector) {
+            Ok(()) => Ok(queue),
+            Err(error) => Err(MakeError::Exposed(queue, error)),
         }
     }
 

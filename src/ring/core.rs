@@ -376,8 +376,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Asks for an interrupt at the next chain, or `delayed`; true when there is work already.
     #[inline]
     pub(crate) fn arm(&mut self, delayed: bool) -> bool {
-        let raced = with_format!(&self.format, format => format.arm(&self.counts, delayed));
-        raced || self.order.is_pending() || self.fault.is_some()
+        let raced = with_format!(&self.format, format => {
+            format.arm(&self.counts, delayed) || in_batch(format, &self.order)
+        });
+        raced || self.fault.is_some()
     }
 
     /// Asks for no interrupts.
@@ -471,10 +473,17 @@ impl From<Fault> for Trouble {
     }
 }
 
+/// Whether a chain has come back with the last of its batch, which was seen. Of a split ring the
+/// device's index says that, and a batch that goes beyond it is a lie.
+#[inline(always)] // ends every loop
+fn in_batch<F: Format>(_: &F, order: &Order) -> bool {
+    F::BATCH_IS_ONE_LOOK && order.is_pending()
+}
+
 /// Whether a chain has come back.
 #[inline(always)] // ends every loop
 fn ready<F: Format>(format: &F, counts: &mut Counts, order: &Order) -> Result<bool, Impossible> {
-    if F::BATCH_IS_ONE_LOOK && order.is_pending() {
+    if in_batch(format, order) {
         return Ok(true);
     }
     match format.poll(counts) {

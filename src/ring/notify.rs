@@ -21,7 +21,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use crate::mmio::{fence_from_device, fence_to_device, fence_with_device};
+use crate::mmio::{fence_from_device, fence_to_device, fence_with_device, mfence};
 use crate::platform::Platform;
 use crate::ring::layout::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY};
 use crate::shared::{PackedMemory, SplitMemory};
@@ -39,10 +39,27 @@ pub const fn need_event(event: u16, new: u16, old: u16) -> bool {
 /// riscv the same instructions give both.
 const STRONGER: bool = cfg!(target_arch = "aarch64");
 
+/// Whether this is a kernel on x86 of 64 bits, whose machine may be an emulated one.
+const EMULATED: bool = cfg!(all(
+    target_arch = "x86_64",
+    not(any(unix, windows)),
+    not(miri)
+));
+
 /// The fence between writing our word and reading the other side's.
+///
+/// Compilers make a locked instruction that changes nothing of the language's fence on x86, which
+/// is one on hardware. QEMU without KVM takes it for an ordinary instruction where the machine has
+/// one CPU: nobody could tell, but for the devices, which run on threads of their own. Then kicks
+/// and interrupts get lost, rarely. Since version 8.0 it takes `mfence` for a fence: see
+/// `docs/decisions/006-mfence.md`.
 #[inline(always)] // one instruction
 fn full_fence(strong: bool) {
-    fence(Ordering::SeqCst);
+    if EMULATED {
+        mfence();
+    } else {
+        fence(Ordering::SeqCst);
+    }
     if STRONGER && strong {
         fence_with_device();
     }

@@ -43,7 +43,7 @@ use crate::ring::core::{Ring, burst, drain, pop, with_format};
 use crate::ring::format::Format;
 use crate::ring::storage::{Slot, Storage};
 use crate::shared::{CellMemory, TableMemory};
-use crate::transport::{Doorbell, QueueAreas, QueueIndex};
+use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 use crate::virtqueue::submit::add_one;
 
 pub use completion::{Completion, Ticket};
@@ -169,7 +169,8 @@ pub(crate) struct Parts<P: Platform, B: DmaBuf> {
 }
 
 impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
-    pub(crate) fn new(parts: Parts<P, B>, doorbell: Doorbell) -> Self {
+    /// A queue that no device knows of yet: [`expose`](Self::expose).
+    pub(crate) fn new(parts: Parts<P, B>) -> Self {
         let Parts {
             ring,
             platform,
@@ -181,7 +182,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         } = parts;
         let core = Core {
             ring,
-            doorbell,
+            doorbell: Doorbell::function(|_, _| {}, 0, 0),
             platform,
             cells,
             tables,
@@ -197,9 +198,16 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         }
     }
 
-    /// Leaves a queue to a device that may have taken its addresses.
-    pub(crate) fn leak(parts: Parts<P, B>) {
-        drop(Self::new(parts, Doorbell::function(|_, _| {}, 0, 0)));
+    /// Hands the ring to a device. From here on, and also when this fails or panics, the queue is
+    /// leaked rather than freed without proof of a reset.
+    pub(crate) fn expose(
+        &mut self,
+        transport: &mut impl Transport,
+        vector: Option<u16>,
+    ) -> Result<(), TransportError> {
+        let core = &mut *self.core;
+        core.doorbell = core.ring.expose(transport, core.index, vector)?;
+        Ok(())
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -600,6 +608,14 @@ impl<P: Platform, B: DmaBuf> Iterator for Closed<P, B> {
 
 impl<P: Platform, B: DmaBuf> Drop for Closed<P, B> {
     fn drop(&mut self) {
+        // All mappings first: should a buffer panic when it is dropped, so are the others.
+        if !P::DIRECT {
+            for slot in self.at..self.core.ring.size() {
+                if self.core.ring.is_in_flight(slot) {
+                    self.core.unmap_chain(slot, 0);
+                }
+            }
+        }
         for buf in &mut *self {
             drop(buf);
         }

@@ -122,11 +122,13 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             laying.0.unwind(head, chain);
             laid = laying.0.lay(header, segments, reply, head, false);
         }
+        if let Err(Abandoned { ref chain, .. }) = laid {
+            laying.0.unwind(head, chain);
+        }
         core::mem::forget(laying);
         match laid {
             Ok(chain) => Ok(Ticket::new(head, self.ring.commit(&chain))),
             Err(Abandoned { why, chain, .. }) => {
-                self.unwind(head, &chain);
                 let len = if chain.table { 1 } else { chain.pieces };
                 match self.ring.take_back(head, len) {
                     Some(buf) => Err(Rejected { buf, why }),
