@@ -332,8 +332,8 @@ fn a_user_wants_requires_and_refuses_features() {
     assert_eq!(wished(OFFERED, torn), error(refused));
     let feature = F::CTRL_VQ;
     let unknown = |o: &mut Options| o.require = feature.into();
-    let not_implemented = NegotiateError::NotImplemented { feature };
-    assert_eq!(wished(all, unknown), error(not_implemented));
+    let unimplemented = NegotiateError::Unimplemented { feature };
+    assert_eq!(wished(all, unknown), error(unimplemented));
     let platform_access = |o: &mut Options| o.require = Feature::ACCESS_PLATFORM.into();
     let all = OFFERED.with(Feature::ACCESS_PLATFORM);
     assert_eq!(wished(all, platform_access), Ok(all));

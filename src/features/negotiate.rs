@@ -52,8 +52,8 @@ pub enum NegotiateError {
         /// The feature.
         feature: Feature,
     },
-    /// The user requires a feature that the driver does not implement.
-    NotImplemented {
+    /// A feature is required that the driver has no code for.
+    Unimplemented {
         /// The feature.
         feature: Feature,
     },
@@ -93,10 +93,10 @@ impl fmt::Display for NegotiateError {
                     "the driver needs {feature}, which was told to be refused"
                 )
             }
-            Self::NotImplemented { feature } => {
+            Self::Unimplemented { feature } => {
                 write!(
                     f,
-                    "{feature} is required, which the driver does not implement"
+                    "{feature} is required, and the driver does not implement it"
                 )
             }
             Self::Unsupported { feature, needs } => {

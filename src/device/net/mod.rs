@@ -56,10 +56,9 @@ pub struct Options {
     pub receive_size: u16,
     /// Descriptors of the transmit queue, at most.
     pub transmit_size: u16,
-    /// Features to accept where the device offers them; those that the driver does not implement
-    /// are left out.
+    /// Features to accept where they are offered. Of those that are not in [`SUPPORTED`], none is.
     pub want: Features,
-    /// Features without which not to start. One that the driver does not implement is an error.
+    /// Features without which not to start.
     pub require: Features,
     /// Features not to accept.
     pub refuse: Features,
@@ -284,7 +283,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
         // Two more that `negotiate` accepts for every driver.
         let implemented = SUPPORTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
         if let Some(feature) = (options.require - implemented).iter().next() {
-            let why = InitFailure::Features(NegotiateError::NotImplemented { feature });
+            let why = InitFailure::Features(NegotiateError::Unimplemented { feature });
             return Err(InitError { transport, why });
         }
         let wish = Wish {
