@@ -207,3 +207,9 @@ pub use platform::{DmaAddr, Platform};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}
+
+/// So do those of the guides.
+#[cfg(all(doctest, feature = "test-util"))]
+#[doc = include_str!("../docs/porting.md")]
+#[doc = include_str!("../docs/drivers.md")]
+mod guides {}

@@ -79,7 +79,8 @@ impl MappingSlot {
 pub struct QueueStorage<B: 'static> {
     /// One per descriptor.
     pub slots: &'static mut [Slot<B>],
-    /// One per descriptor; may be empty when the platform is [`DIRECT`](Platform::DIRECT).
+    /// One per descriptor, or as many as [`QueueConfig::indirect`](crate::init::QueueConfig) says
+    /// for each; may be empty when the platform is [`DIRECT`](Platform::DIRECT).
     pub mappings: &'static mut [MappingSlot],
 }
 

@@ -18,9 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boots the guest in QEMU with vhost and proves it.
+    // What they do, and their exit codes, is said where their arguments are.
     Qemu(qemu::cli::QemuArgs),
-    /// Runs what must hold before a change is taken.
     Test(test::TestArgs),
     #[command(name = qemu::native::AGENT, hide = true)]
     QemuAgent,
