@@ -314,3 +314,30 @@ fn line(section: &str, done: &CheckReport) -> String {
         done.name, done.duration_s
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_required_check_that_lacks_something_has_not_passed() {
+        let counts = Counts {
+            passed: 5,
+            failed: 0,
+            skipped: 2,
+        };
+        let outcome = |lacks| Outcome {
+            counts,
+            lacks,
+            ..Outcome::default()
+        };
+        let (status, kept) = insist((Status::Passed, outcome(true)), false);
+        assert_eq!((status, kept.counts), (Status::Passed, counts));
+        let (status, kept) = insist((Status::Passed, outcome(false)), true);
+        assert_eq!((status, kept.counts), (Status::Passed, counts));
+        let (status, kept) = insist((Status::Passed, outcome(true)), true);
+        assert_eq!((status, kept.counts.failed), (Status::Missing, 2));
+        let (status, kept) = insist((Status::Failed, outcome(true)), true);
+        assert_eq!((status, kept.counts), (Status::Failed, counts));
+    }
+}
