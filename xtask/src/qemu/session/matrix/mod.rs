@@ -54,8 +54,14 @@ const SMALL_LOAD: Load = Load {
 /// Up to this size it is [`SMALL_LOAD`].
 const SMALL: u16 = 16;
 
+/// Where a run's findings have the command line of its QEMU.
+const COMMAND: &str = "qemu_command";
+
+/// How long a guest may take to boot, nested and on a busy machine.
+const BOOT_SECONDS: u64 = 180;
+
 /// How long one cell may take, nested and on a busy machine.
-const CELL_SECONDS: u64 = 240;
+const CELL_SECONDS: u64 = 400;
 
 /// Runs the table. What failed and what was skipped is in the report too.
 pub(super) fn run(
@@ -248,6 +254,7 @@ fn job(site: &Site, cell: &Cell, dir: &Path) -> Result<Job, Stop> {
     Ok(Job {
         cell: cell.name.clone(),
         brief: true,
+        boot_seconds: BOOT_SECONDS,
         total_seconds: CELL_SECONDS,
         ..site.job(&how, &dir.join(&cell.name))
     })
@@ -279,8 +286,9 @@ impl Listening<'_, '_> {
         else {
             return;
         };
-        // Each cell tells the same of the machine.
-        let versions = findings.versions.clone();
+        // Each cell tells the same of the machine, but for its command.
+        let mut versions = findings.versions.clone();
+        versions.remove(COMMAND);
         self.report.findings.versions.extend(versions);
         self.table.close(&name, since.elapsed(), findings);
     }

@@ -61,6 +61,9 @@ pub(super) struct Row {
     pub(super) failures: Vec<Failure>,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub(super) timed_out: bool,
+    /// QEMU's command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) command: Option<String>,
     pub(super) ring: Option<String>,
     pub(super) features: Option<Features>,
     pub(super) queues: Vec<Queue>,
@@ -122,6 +125,7 @@ impl<'a> Table<'a> {
             fix: None,
             failures: Vec::from_iter(cell.fact.is_none().then(unfinished)),
             timed_out: false,
+            command: None,
             ring: None,
             features: None,
             queues: Vec::new(),
@@ -203,6 +207,7 @@ impl<'a> Table<'a> {
         if let Some(NotOffered { by, features }) = findings.not_offered {
             row.reason = Some(format!("{by} does not offer {}", features.join(", ")));
         }
+        row.command = findings.versions.get(super::COMMAND).cloned();
         row.ring = findings.ring;
         row.features = findings.features;
         row.queues = findings.queues;
