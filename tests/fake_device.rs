@@ -62,16 +62,22 @@ fn echoes<P: Platform + std::fmt::Debug>(platform: &P, bus: &Bus, features: Feat
 
 #[test]
 fn a_virtqueue_echoes_on_every_platform() {
+    let plain = Features::EMPTY;
+    let packed = Feature::RING_PACKED.into();
+    let in_order = Feature::IN_ORDER.into();
     for features in FEATURES {
-        let platform = InPlace::new();
-        echoes(&platform, platform.bus(), features);
-        platform.assert_no_leaks();
-        let platform = Bouncing::new();
-        echoes(&platform, platform.bus(), features);
-        platform.assert_no_leaks();
-        let platform = Discontiguous::new(4);
-        echoes(&platform, platform.bus(), features);
-        platform.assert_no_leaks();
+        for more in [plain, packed, in_order, packed | in_order] {
+            let features = features | more;
+            let platform = InPlace::new();
+            echoes(&platform, platform.bus(), features);
+            platform.assert_no_leaks();
+            let platform = Bouncing::new();
+            echoes(&platform, platform.bus(), features);
+            platform.assert_no_leaks();
+            let platform = Discontiguous::new(4);
+            echoes(&platform, platform.bus(), features);
+            platform.assert_no_leaks();
+        }
     }
 }
 

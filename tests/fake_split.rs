@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use vring::platform::{Direction, DmaAddr, Mapping, Platform};
-use vring::testing::{Bouncing, SplitDevice, SplitOptions, Violations};
+use vring::testing::{Bouncing, QueueDevice, QueueOptions, Violations};
 use vring::transport::QueueAreas;
 
 const NEXT: u64 = 1 << 32;
@@ -24,7 +24,7 @@ struct Hand {
     writable: u64,
     table: DmaAddr,
     log: Violations,
-    device: SplitDevice,
+    device: QueueDevice,
     exposed: u16,
     lent: [NonNull<[u8]>; 2],
 }
@@ -52,10 +52,10 @@ impl Drop for Hand {
 
 impl Hand {
     fn new() -> Self {
-        Self::with(SplitOptions::default())
+        Self::with(QueueOptions::default())
     }
 
-    fn with(options: SplitOptions) -> Self {
+    fn with(options: QueueOptions) -> Self {
         let platform = Bouncing::new();
         let areas = QueueAreas {
             desc: alloc(&platform, 128),
@@ -71,7 +71,7 @@ impl Hand {
             writable: map(&platform, lent[1], Direction::Writable).addr.0,
             lent,
             table: alloc(&platform, 16 * 16),
-            device: SplitDevice::new(platform.bus(), SIZE, &areas, options, &log),
+            device: QueueDevice::new(platform.bus(), SIZE, &areas, options, &log),
             exposed: options.start,
             areas,
             log,
@@ -194,8 +194,8 @@ fn areas_are_aligned_and_whole() {
     let hand = Hand::new();
     let shifted = |addr: DmaAddr, by| addr.checked_add(by).unwrap();
     let refused = |size, areas: QueueAreas| {
-        let options = SplitOptions::default();
-        SplitDevice::try_new(hand.platform.bus(), size, &areas, options, &hand.log)
+        let options = QueueOptions::default();
+        QueueDevice::try_new(hand.platform.bus(), size, &areas, options, &hand.log)
             .unwrap_err()
             .id
     };
@@ -254,8 +254,8 @@ fn rings_are_zero_at_the_start() {
     let hand = Hand::new();
     hand.store_u16(hand.areas.device, 0, 1);
     hand.store_u16(hand.areas.device, 2, 4);
-    let options = SplitOptions::default();
-    let _device = SplitDevice::new(hand.platform.bus(), SIZE, &hand.areas, options, &hand.log);
+    let options = QueueOptions::default();
+    let _device = QueueDevice::new(hand.platform.bus(), SIZE, &hand.areas, options, &hand.log);
     let found: Vec<_> = hand
         .log
         .take()
@@ -319,9 +319,9 @@ fn chains_are_well_formed() {
 
 #[test]
 fn indirect_tables_are_negotiated_single_and_short() {
-    let negotiated = SplitOptions {
+    let negotiated = QueueOptions {
         indirect: true,
-        ..SplitOptions::default()
+        ..QueueOptions::default()
     };
     let run = |options, write: &dyn Fn(&mut Hand, u64)| {
         let mut hand = Hand::with(options);
@@ -333,7 +333,7 @@ fn indirect_tables_are_negotiated_single_and_short() {
         hand.expose(0).found()
     };
     assert!(run(negotiated, &|_, _| {}).is_empty());
-    assert_eq!(run(SplitOptions::default(), &|_, _| {}), ["SP-006"]);
+    assert_eq!(run(QueueOptions::default(), &|_, _| {}), ["SP-006"]);
     let head = |rest: u64| {
         run(negotiated, &|hand, table| {
             hand.desc(0, table, rest);
@@ -368,13 +368,17 @@ fn indirect_tables_are_negotiated_single_and_short() {
 
 #[test]
 fn in_order_chains_are_consecutive() {
-    let options = SplitOptions {
+    let options = QueueOptions {
         in_order: true,
         indirect: true,
-        ..SplitOptions::default()
+        ..QueueOptions::default()
     };
     let mut hand = Hand::with(options);
     let (readable, table) = (hand.readable, hand.table.0);
+    for head in 0..7 {
+        hand.desc(head, readable, 4).expose(head);
+    }
+    hand.device.serve(|_, _| 0);
     hand.desc(7, readable, 4 | next(0))
         .desc(0, readable, 4)
         .expose(7);
@@ -387,6 +391,8 @@ fn in_order_chains_are_consecutive() {
         .indirect(2, readable, 4);
     hand.desc(4, table, 48 | INDIRECT).expose(4);
     assert_eq!(hand.found(), ["SP-010"]);
+    hand.desc(6, readable, 4).expose(6);
+    assert_eq!(hand.found(), ["SP-005"], "it leaves 5 out");
 }
 
 #[test]
@@ -415,9 +421,9 @@ fn exposed_buffers_stay_as_they_are() {
     hand.desc(2, readable, 4 | next(1)).expose(2);
     assert_eq!(hand.found(), ["LC-008"], "a descriptor of another chain");
 
-    let mut hand = Hand::with(SplitOptions {
+    let mut hand = Hand::with(QueueOptions {
         indirect: true,
-        ..SplitOptions::default()
+        ..QueueOptions::default()
     });
     let readable = hand.readable;
     hand.desc(0, readable, 4).expose(0);
@@ -442,9 +448,9 @@ fn available_flags_are_what_was_agreed() {
     assert!(hand.found().is_empty());
     hand.store_u16(hand.areas.driver, 0, 2);
     assert_eq!(hand.found(), ["SP-012"]);
-    let mut hand = Hand::with(SplitOptions {
+    let mut hand = Hand::with(QueueOptions {
         event_idx: true,
-        ..SplitOptions::default()
+        ..QueueOptions::default()
     });
     hand.store_u16(hand.areas.driver, 0, 1);
     assert_eq!(hand.found(), ["SP-013"]);
@@ -465,10 +471,10 @@ fn interrupts_follow_the_flags() {
 
 #[test]
 fn interrupts_follow_used_event_across_the_wrap() {
-    let options = SplitOptions {
+    let options = QueueOptions {
         event_idx: true,
         start: 65_534,
-        ..SplitOptions::default()
+        ..QueueOptions::default()
     };
     let mut hand = Hand::with(options);
     let readable = hand.readable;
@@ -488,10 +494,10 @@ fn interrupts_follow_used_event_across_the_wrap() {
 fn owed_and_needless_kicks_are_told_apart() {
     for event_idx in [false, true] {
         let start = 65_535;
-        let mut hand = Hand::with(SplitOptions {
+        let mut hand = Hand::with(QueueOptions {
             event_idx,
             start,
-            ..SplitOptions::default()
+            ..QueueOptions::default()
         });
         let readable = hand.readable;
         let expose = |hand: &mut Hand, head: u16| {
@@ -523,8 +529,8 @@ fn owed_and_needless_kicks_are_told_apart() {
 fn a_strict_queue_panics_at_once() {
     let hand = Hand::new();
     let log = Violations::new();
-    let options = SplitOptions::default();
-    let mut device = SplitDevice::new(hand.platform.bus(), SIZE, &hand.areas, options, &log);
+    let options = QueueOptions::default();
+    let mut device = QueueDevice::new(hand.platform.bus(), SIZE, &hand.areas, options, &log);
     hand.store_u16(hand.areas.driver, 0, 7);
     device.refresh();
 }
@@ -553,8 +559,8 @@ fn a_ring_that_is_freed_under_a_live_device_is_a_trap() {
         driver: at(128),
         device: at(256),
     };
-    let (options, log) = (SplitOptions::default(), Violations::new());
-    let mut device = SplitDevice::new(platform.bus(), SIZE, &areas, options, &log);
+    let (options, log) = (QueueOptions::default(), Violations::new());
+    let mut device = QueueDevice::new(platform.bus(), SIZE, &areas, options, &log);
     device.refresh();
     // SAFETY: the region came from this platform and is freed once. That a device still uses it
     // is what the fake has to notice.

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use vring::buffer::{Readable, Writable};
-use vring::features::Wish;
+use vring::features::{Feature, Features, Wish};
 use vring::init::{self, Live, QueueConfig};
 use vring::platform::Platform;
 use vring::testing::{
@@ -19,6 +19,10 @@ use vring::transport::{DeviceId, QueueIndex};
 use vring::virtqueue::{Fault, Virtqueue};
 
 use support::{FEATURES, Q, start, stop};
+
+const RING_PACKED: Feature = Feature::RING_PACKED;
+const INDIRECT_DESC: Feature = Feature::INDIRECT_DESC;
+const IN_ORDER: Feature = Feature::IN_ORDER;
 
 type Request = (Readable<Vec<u8>>, Writable<Vec<u8>>);
 
@@ -36,8 +40,16 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(FEATURES[0])
+    }
+
+    fn packed() -> Self {
+        Self::with(FEATURES[0].with(RING_PACKED))
+    }
+
+    fn with(features: Features) -> Self {
         let platform = Bouncing::new();
-        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(FEATURES[0]);
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(features);
         device.violations().set_lenient();
         let (live, queue) = start(&platform, &device, &QueueConfig::new(8));
         let hostile = HostileDevice::new(device.take_queue(Q).unwrap(), 1);
@@ -242,6 +254,184 @@ fn bug_class_40_an_element_that_changes_afterwards_changes_nothing() {
     rig.platform.assert_no_leaks();
 }
 
+/// Position and lap of a packed ring's used descriptor are what the flags say, and nothing else.
+#[test]
+fn bug_class_37_packed_used_id_out_of_range_or_idle_or_repeated() {
+    for id in [8, 9, 0x7fff, 0xffff] {
+        let mut rig = Rig::packed();
+        rig.request();
+        rig.play(&[Move::Forge { id, len: 0 }]);
+        assert_eq!(rig.faults(0), Fault::UsedIdOutOfRange { id, size: 8 });
+    }
+    // Idle; the middle of a chain.
+    for id in [6, 1] {
+        let mut rig = Rig::packed();
+        assert_eq!(rig.request(), 0);
+        rig.play(&[Move::Forge { id, len: 0 }]);
+        assert_eq!(rig.faults(0), Fault::UsedIdNotInFlight { id });
+    }
+    // Never published.
+    let mut rig = Rig::packed();
+    rig.request();
+    let id = u32::from(rig.queue.submit(request(7, 4, 16)).unwrap().slot());
+    rig.play(&[Move::Forge { id, len: 0 }]);
+    assert_eq!(rig.faults(0), Fault::UsedIdNotInFlight { id });
+    // Repeated.
+    let mut rig = Rig::packed();
+    let id = rig.request();
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }, Move::Repeat]);
+    assert!(rig.queue.next_completion().unwrap().is_some());
+    assert_eq!(rig.faults(1), Fault::UsedIdNotInFlight { id });
+}
+
+#[test]
+fn bug_class_38_packed_length_beyond_the_chain_is_cut_and_told() {
+    for len in [17, 0xffff, 0x1_0000, u32::MAX] {
+        let mut rig = Rig::packed();
+        rig.request();
+        rig.play(&[Move::Look, Move::ReturnWithLen { nth: 0, len }]);
+        let done = rig.queue.next_completion().unwrap().unwrap();
+        assert_eq!((done.written(), done.claimed()), (16, len));
+        drop(done);
+        rig.request();
+        rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+        assert!(
+            rig.queue.next_completion().unwrap().is_some(),
+            "the queue goes on"
+        );
+        drop(rig.hostile);
+        stop(rig.live, rig.queue);
+        rig.platform.assert_no_leaks();
+    }
+}
+
+#[test]
+fn bug_class_39_packed_used_descriptors_where_none_is_due() {
+    // Elsewhere in the ring; nothing is out; in the other lap: nothing is seen.
+    for by in [1, 2, 7, 8, -1, -8] {
+        let mut rig = Rig::packed();
+        let id = rig.request();
+        rig.play(&[Move::MoveIdx { by }, Move::Forge { id, len: 0 }]);
+        assert!(rig.queue.next_completion().unwrap().is_none(), "{by}");
+        assert_eq!(rig.queue.drain(|_| panic!("nothing is there")), Ok(0));
+        drop(rig.hostile);
+        assert_eq!(stop(rig.live, rig.queue).len(), 1);
+        rig.platform.assert_no_leaks();
+    }
+    let mut rig = Rig::packed();
+    rig.play(&[Move::Forge { id: 0, len: 0 }]);
+    assert!(rig.queue.next_completion().unwrap().is_none());
+    assert!(!rig.queue.arm());
+    drop(rig.hostile);
+    assert_eq!(stop(rig.live, rig.queue).len(), 0);
+    rig.platform.assert_no_leaks();
+}
+
+#[test]
+fn bug_class_39_packed_wrap_counters_that_lie_are_not_believed() {
+    let mut rig = Rig::packed();
+    for round in 0..9 {
+        rig.request();
+        rig.play(&[Move::Look]);
+        let index = round * 2 % 8;
+        // Of the other lap, then again of this one.
+        let flip = Move::Flip {
+            index,
+            flags: 0x8080,
+        };
+        rig.play(&[Move::Return { nth: 0 }, flip]);
+        assert!(rig.queue.next_completion().unwrap().is_none(), "{round}");
+        rig.play(&[flip]);
+        assert!(rig.queue.next_completion().unwrap().is_some(), "{round}");
+        assert_eq!(rig.queue.free(), 8);
+    }
+    drop(rig.hostile);
+    stop(rig.live, rig.queue);
+    rig.platform.assert_no_leaks();
+}
+
+#[test]
+fn bug_class_40_packed_flags_that_flip_between_two_reads() {
+    let mut rig = Rig::packed();
+    let first = rig.request();
+    rig.request();
+    rig.play(&[Move::Look]);
+    // An available descriptor that looks used names the chain that is in it.
+    rig.play(&[Move::Flip {
+        index: 0,
+        flags: 1 << 15,
+    }]);
+    let done = rig.queue.next_completion().unwrap().unwrap();
+    assert_eq!(u32::from(done.ticket().slot()), first);
+    drop(done);
+    // What was taken is not looked at again, however it flips.
+    for flags in [1 << 7, 1 << 15, 0x8080, 1 << 7] {
+        rig.play(&[Move::Flip { index: 0, flags }]);
+        assert!(rig.queue.next_completion().unwrap().is_none());
+    }
+    drop(rig.hostile);
+    assert_eq!(stop(rig.live, rig.queue).len(), 1);
+    rig.platform.assert_no_leaks();
+}
+
+#[test]
+fn bug_class_40_packed_an_element_that_changes_afterwards_changes_nothing() {
+    let mut rig = Rig::packed();
+    rig.request();
+    rig.request();
+    rig.play(&[Move::Look, Move::Return { nth: 0 }]);
+    let done = rig.queue.next_completion().unwrap().unwrap();
+    let ticket = done.ticket();
+    rig.play(&[
+        Move::Rewrite {
+            slot: 0,
+            id: 99,
+            len: 99,
+        },
+        Move::Return { nth: 0 },
+    ]);
+    let done = rig.queue.next_completion().unwrap().unwrap();
+    assert_ne!(done.ticket(), ticket);
+    assert!(rig.queue.next_completion().unwrap().is_none());
+    drop(rig.hostile);
+    stop(rig.live, rig.queue);
+    rig.platform.assert_no_leaks();
+}
+
+/// A batch whose end names a chain that is not there is a fault; one that ends early leaves the
+/// rest with the device.
+#[test]
+fn bug_class_27_in_order_batches_are_checked_on_either_ring() {
+    for packed in [Features::EMPTY, RING_PACKED.into()] {
+        let features = FEATURES[0].with(IN_ORDER) | packed;
+        let three = || {
+            let mut rig = Rig::with(features);
+            let ids = [0; 3].map(|_| rig.request());
+            rig.play(&[Move::Look]);
+            (rig, ids)
+        };
+        let (mut rig, _) = three();
+        rig.play(&[Move::ReturnBatch { count: 2 }]);
+        let first = rig.queue.next_completion().unwrap().unwrap();
+        assert!(first.is_assumed() && first.written() == 16);
+        let second = rig.queue.next_completion().unwrap().unwrap();
+        assert!(!second.is_assumed() && second.written() == 16);
+        assert!(rig.queue.next_completion().unwrap().is_none());
+        rig.play(&[Move::Repeat]);
+        let id = 2;
+        assert_eq!(rig.faults(2), Fault::UsedIdNotInFlight { id });
+
+        let (mut rig, ids) = three();
+        let id = ids[2] + 1;
+        rig.play(&[Move::Forge { id, len: 0 }]);
+        assert_eq!(rig.faults(0), Fault::UsedIdNotInFlight { id });
+        let (mut rig, _) = three();
+        rig.play(&[Move::Forge { id: 8, len: 0 }]);
+        assert_eq!(rig.faults(0), Fault::UsedIdOutOfRange { id: 8, size: 8 });
+    }
+}
+
 /// The driver's own rings are never read back, so that nothing a device writes there is believed.
 #[test]
 fn bug_class_17_forged_descriptors_free_nothing() {
@@ -337,13 +527,26 @@ fn a_panic_in_the_callers_code_loses_nothing() {
 
 /// One run of a driver against the lies of a seed.
 fn survives<P: Platform + Debug>(platform: &P, bus: &Bus, seed: u64, rounds: usize) -> bool {
-    let features = FEATURES[(seed % 2) as usize];
+    let mut features = FEATURES[(seed % 2) as usize];
+    let ring = seed / 8 % 8;
+    for (bit, feature) in [RING_PACKED, INDIRECT_DESC, IN_ORDER]
+        .into_iter()
+        .enumerate()
+    {
+        if ring >> bit & 1 == 1 {
+            features = features.with(feature);
+        }
+    }
     let start_index = [0, 65_530][(seed / 2 % 2) as usize];
     let device = FakeDevice::new(bus, DeviceId::NETWORK)
         .offer(features)
         .start_index(Q, start_index);
     device.violations().set_lenient();
-    let mut config = QueueConfig::new(1 << (seed % 5)).cells(4, 4);
+    let size = match features.has(RING_PACKED) {
+        true => [1, 2, 3, 7, 16][(seed % 5) as usize],
+        false => 1 << (seed % 5),
+    };
+    let mut config = QueueConfig::new(size).cells(4, 4).indirect(8);
     config.start_index = start_index;
     let (live, mut queue) = start::<_, Request>(platform, &device, &config);
     let honesty = [95, 70][(seed / 4 % 2) as usize];

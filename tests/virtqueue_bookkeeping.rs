@@ -6,42 +6,68 @@ mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use vring::features::Wish;
 use vring::init::{self, QueueConfig, QueueError};
 use vring::ring::layout::{vring_init, vring_size};
 use vring::testing::{Bouncing, Event, Fake, FakeDevice, InPlace, Kind};
 use vring::transport::{DeviceId, QueueIndex};
 use vring::virtqueue::{Reject, Ticket};
 
-use rig::{Maker, Part, R, Rig, W, config, every_platform, maps, reply, scaled};
-use support::{FEATURES, Q};
+use rig::{Maker, Part, R, Rig, W, config, descriptors, maps, reply, scaled};
+use support::{FEATURES, Naming, Q, RINGS, Ring, every_ring};
+
+/// Runs on each ring that has event indices.
+fn on_every_ring_with_events(f: impl Fn(&InPlace, Ring)) {
+    on_every_ring_in_place(|platform, ring| {
+        if ring.has_events() {
+            f(platform, ring);
+        }
+    });
+}
+
+/// Runs on each ring, on the platform that maps nothing.
+fn on_every_ring_in_place(f: impl Fn(&InPlace, Ring)) {
+    for ring in Ring::ALL {
+        let _naming = Naming(ring);
+        f(&InPlace::new(), ring);
+    }
+}
 
 #[test]
 fn bug_class_01_kick_decision_across_the_index_wrap() {
-    let platform = InPlace::new();
-    for start in [0, 65_520, 65_530, 65_535] {
-        let mut rig = Rig::new(&platform, FEATURES[0], &config(16, start));
-        let mut at = start;
-        for round in 0..scaled(400, 40) as u16 {
-            let batch = 1 + round % 16;
-            // From well behind the batch to well before it.
-            let event = at.wrapping_add(round.wrapping_mul(7) % 40).wrapping_sub(12);
-            rig.device
-                .with_queue(Q, |queue| queue.set_avail_event(event));
-            for _ in 0..batch {
-                let buf = rig.maker.chunks(&[(R, 1)]);
-                rig.queue.submit(buf).unwrap();
+    on_every_ring_with_events(|platform, ring| {
+        for start in [0, 65_520, 65_530, 65_535] {
+            let mut rig = Rig::new(platform, ring.features, &config(16, start));
+            // Far enough from 0 for what is behind it.
+            let mut at = u64::from(start) + 0x1_0000;
+            for round in 0..scaled(400, 40) as u64 {
+                let batch = 1 + round % 16;
+                // From well behind the batch to well before it.
+                let event = ring.spot(16, at + round * 7 % 40 - 12);
+                rig.device
+                    .with_queue(Q, |queue| queue.set_avail_event(event));
+                for _ in 0..batch {
+                    let buf = rig.maker.chunks(&[(R, 1)]);
+                    rig.queue.submit(buf).unwrap();
+                }
+                let passed = (at..at + batch).any(|number| ring.spot(16, number) == event);
+                let kicked = rig.queue.kick_prepare();
+                if kicked.is_some() != passed {
+                    // A whole lap of a packed ring passes everything, whatever the lap.
+                    assert!(
+                        ring.is_packed() && batch == 16 && !passed,
+                        "{at} + {batch}, event {event:#x}"
+                    );
+                }
+                assert!(rig.queue.kick_prepare().is_none(), "nothing is new");
+                at += batch;
+                assert_eq!(rig.serve_and_drain() as u64, batch);
             }
-            let passed = (0..batch).any(|i| at.wrapping_add(i) == event);
-            let kicked = rig.queue.kick_prepare();
-            assert_eq!(kicked.is_some(), passed, "{at} + {batch}, event {event}");
-            assert!(rig.queue.kick_prepare().is_none(), "nothing is new");
-            at = at.wrapping_add(batch);
-            assert_eq!(rig.serve_and_drain(), usize::from(batch));
+            let counters = rig.queue.counters();
+            assert!(counters.kicks > 0 && counters.suppressed_kicks > 0);
+            rig.finish(0);
         }
-        let counters = rig.queue.counters();
-        assert!(counters.kicks > 0 && counters.suppressed_kicks > 0);
-        rig.finish(0);
-    }
+    });
 }
 
 #[test]
@@ -71,10 +97,14 @@ fn bug_class_01_a_kick_is_due_after_65536_publishes_without_one() {
 
 #[test]
 fn a_kick_looks_at_everything_since_the_last_decision() {
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(8, 65_534));
+    on_every_ring_with_events(looks_at_everything);
+}
+
+fn looks_at_everything(platform: &InPlace, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_534));
+    let event = ring.spot(8, 65_535);
     rig.device
-        .with_queue(Q, |queue| queue.set_avail_event(65_535));
+        .with_queue(Q, |queue| queue.set_avail_event(event));
     for _ in 0..4 {
         let buf = rig.maker.chunks(&[(R, 1)]);
         rig.queue.submit(buf).unwrap();
@@ -95,11 +125,11 @@ fn a_kick_looks_at_everything_since_the_last_decision() {
 
 #[test]
 fn what_is_submitted_is_invisible_until_it_is_published() {
-    every_platform!(invisible_until_published);
+    every_ring!(invisible_until_published);
 }
 
-fn invisible_until_published<K: Kind>(platform: &Fake<K>) {
-    let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+fn invisible_until_published<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
     for n in 1..=4 {
         let buf = rig.maker.chain(2);
         rig.queue.submit(buf).unwrap();
@@ -120,9 +150,12 @@ fn invisible_until_published<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn bug_class_02_used_event_follows_what_was_taken() {
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(4, 65_530));
-    let mut taken = 65_530_u16;
+    on_every_ring_with_events(event_follows);
+}
+
+fn event_follows(platform: &InPlace, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(4, 65_530));
+    let mut taken = 65_530_u64;
     for round in 0..24 {
         let batch = 1 + round % 4;
         for _ in 0..batch {
@@ -131,7 +164,8 @@ fn bug_class_02_used_event_follows_what_was_taken() {
         }
         assert!(!rig.queue.arm());
         let event = rig.device.with_queue(Q, |queue| queue.used_event());
-        assert_eq!(event, Some(taken), "the next one interrupts");
+        let next = ring.spot(4, taken);
+        assert_eq!(event, Some(next), "the next one interrupts");
         rig.queue.kick();
         rig.device.with_queue(Q, |queue| {
             let mut first = true;
@@ -146,18 +180,17 @@ fn bug_class_02_used_event_follows_what_was_taken() {
         });
         assert!(rig.queue.arm(), "it is there already");
         assert_eq!(rig.queue.drain(|_| ()).unwrap(), batch);
-        taken = taken.wrapping_add(batch as u16);
+        taken += batch as u64;
     }
     rig.finish(0);
 }
 
 #[test]
 fn bug_class_03_disarm_is_obeyed_with_and_without_event_indices() {
-    for features in FEATURES {
-        let platform = InPlace::new();
-        let mut rig = Rig::new(&platform, features, &config(8, 65_000));
+    on_every_ring_in_place(|platform, ring| {
+        let mut rig = Rig::new(platform, ring.features, &config(8, 65_000));
         assert!(!rig.queue.arm());
-        for round in 0..scaled(2000, 30) {
+        for round in 0..scaled(200, 10) {
             rig.queue.disarm();
             for _ in 0..8 {
                 let buf = rig.maker.chunks(&[(R, 1)]);
@@ -172,14 +205,13 @@ fn bug_class_03_disarm_is_obeyed_with_and_without_event_indices() {
             assert_eq!(rig.queue.drain(|_| ()).unwrap(), 8);
         }
         rig.finish(0);
-    }
+    });
 }
 
 #[test]
 fn arm_says_true_when_work_raced_in_and_a_spurious_interrupt_finds_nothing() {
-    for features in FEATURES {
-        let platform = InPlace::new();
-        let mut rig = Rig::new(&platform, features, &config(4, 65_535));
+    on_every_ring_in_place(|platform, ring| {
+        let mut rig = Rig::new(platform, ring.features, &config(4, 65_535));
         for _ in 0..4 {
             assert!(!rig.queue.arm(), "a spurious interrupt: nothing is there");
             assert!(rig.queue.next_completion().unwrap().is_none());
@@ -194,13 +226,16 @@ fn arm_says_true_when_work_raced_in_and_a_spurious_interrupt_finds_nothing() {
         drop(rig.queue.next_completion().unwrap().unwrap());
         assert!(!rig.queue.arm());
         rig.finish(0);
-    }
+    });
 }
 
 #[test]
 fn arm_says_true_for_what_was_seen_and_not_taken() {
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(4, 0));
+    on_every_ring_in_place(seen_and_not_taken);
+}
+
+fn seen_and_not_taken(platform: &InPlace, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(4, 0));
     for _ in 0..3 {
         let buf = rig.maker.chunks(&[(R, 1)]);
         rig.queue.submit(buf).unwrap();
@@ -215,14 +250,45 @@ fn arm_says_true_for_what_was_seen_and_not_taken() {
 }
 
 #[test]
-fn bug_class_04_the_right_head_after_a_chain_was_recycled() {
-    every_platform!(right_head_after_recycle);
+fn bug_class_30_a_delayed_interrupt_does_not_wait_for_what_is_not_published() {
+    on_every_ring_in_place(|platform, ring| {
+        for start in 0..16 {
+            let mut rig = Rig::new(platform, ring.features, &config(8, start));
+            for published in 1..=3 {
+                for _ in 0..published {
+                    let buf = rig.maker.chunks(&[(R, 1)]);
+                    rig.queue.submit(buf).unwrap();
+                }
+                rig.queue.kick();
+                let buf = rig.maker.chain(5);
+                rig.queue.submit(buf).unwrap();
+                assert!(!rig.queue.arm_delayed());
+                let woken = rig.device.with_queue(Q, |queue| {
+                    let chains: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+                    assert_eq!(chains.len(), published);
+                    let woken = chains.into_iter().map(|chain| queue.complete(chain, 0));
+                    woken.filter(|&woken| woken).count()
+                });
+                assert!(woken > Some(0), "{published} from {start}");
+                assert_eq!(rig.queue.drain(|_| ()).unwrap(), published);
+                rig.queue.kick();
+                assert_eq!(rig.serve_and_drain(), 1);
+            }
+            rig.finish(0);
+        }
+    });
 }
 
-fn right_head_after_recycle<K: Kind>(platform: &Fake<K>) {
+#[test]
+fn bug_class_04_the_right_head_after_a_chain_was_recycled() {
+    every_ring!(right_head_after_recycle);
+}
+
+fn right_head_after_recycle<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // Chains of 1 to 4, returned in every rotation, over and over in the same eight descriptors.
-    let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_529));
-    for round in 0..scaled(200, 20) {
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_529));
+    for round in 0..scaled(60, 12) {
+        let turn = if ring.is_in_order() { 0 } else { round % 3 };
         let lens = [[1, 3, 4], [2, 2, 4], [4, 1, 2], [3, 4, 1]][round % 4];
         let mut sent: Vec<(Ticket, u64, usize)> = Vec::new();
         for len in lens {
@@ -230,19 +296,18 @@ fn right_head_after_recycle<K: Kind>(platform: &Fake<K>) {
             let number = buf.number;
             sent.push((rig.queue.submit(buf).unwrap(), number, len));
         }
-        assert_eq!(
-            usize::from(rig.queue.free()),
-            8 - lens.iter().sum::<usize>()
-        );
+        let taken: u16 = lens.iter().map(|&len| descriptors(ring, 8, len)).sum();
+        assert_eq!(rig.queue.free(), 8 - taken);
         rig.queue.kick();
         rig.device.with_queue(Q, |queue| {
             let mut chains: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
             for (chain, &(ticket, _, len)) in chains.iter().zip(&sent) {
                 assert_eq!(chain.head(), ticket.slot());
                 assert_eq!(chain.segments().len(), len);
+                assert_eq!(chain.descriptors(), descriptors(ring, 8, len));
             }
-            chains.rotate_left(round % 3);
-            sent.rotate_left(round % 3);
+            chains.rotate_left(turn);
+            sent.rotate_left(turn);
             for chain in chains {
                 let len = reply(queue, &chain, usize::MAX);
                 queue.push(chain, len);
@@ -264,17 +329,24 @@ fn right_head_after_recycle<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn bug_class_05_the_free_list_survives_every_order_of_return() {
-    let orders: Vec<Vec<usize>> = permutations(4);
-    assert_eq!(orders.len(), 24);
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[1], &config(8, 65_500));
+    assert_eq!(permutations(4).len(), 24);
+    on_every_ring_in_place(every_order_of_return);
+}
+
+fn every_order_of_return(platform: &InPlace, ring: Ring) {
+    let mut orders: Vec<Vec<usize>> = permutations(4);
+    if ring.is_in_order() {
+        orders = vec![vec![0, 1, 2, 3]; 3];
+    }
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_500));
     for order in orders {
         let mut slots = Vec::new();
         for len in [1, 2, 3, 2] {
             let buf = rig.maker.chain(len);
             slots.push(rig.queue.submit(buf).unwrap().slot());
         }
-        assert_eq!(rig.queue.free(), 0);
+        let free = if ring.is_indirect() { 2 } else { 0 };
+        assert_eq!(rig.queue.free(), free);
         rig.queue.kick();
         rig.device.with_queue(Q, |queue| {
             let mut chains: Vec<_> = std::iter::from_fn(|| queue.pop().map(Some)).collect();
@@ -312,12 +384,12 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
 
 #[test]
 fn bug_class_05_exhaustion_is_an_answer_not_a_panic() {
-    every_platform!(exhaustion);
+    every_ring!(exhaustion);
 }
 
-fn exhaustion<K: Kind>(platform: &Fake<K>) {
+fn exhaustion<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for size in [1, 2, 4] {
-        let mut rig = Rig::new(platform, FEATURES[0], &config(size, 65_534));
+        let mut rig = Rig::new(platform, ring.features, &config(size, 65_534));
         for _ in 0..size {
             let buf = rig.maker.chunks(&[(R, 1)]);
             rig.queue.submit(buf).unwrap();
@@ -333,44 +405,82 @@ fn exhaustion<K: Kind>(platform: &Fake<K>) {
     }
 }
 
+/// In order, the head of an empty free list is the slot of the oldest chain.
+#[test]
+fn bug_class_05_a_buffer_of_no_segments_displaces_nothing_on_a_full_queue() {
+    every_ring!(displaces_nothing);
+}
+
+fn displaces_nothing<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(4, 65_534));
+    for _ in 0..4 {
+        let buf = rig.maker.chunks(&[(W, 2)]);
+        rig.queue.submit(buf).unwrap();
+    }
+    for _ in 0..3 {
+        let buf = rig.maker.parts(Vec::new());
+        let number = buf.number;
+        let rejected = rig.queue.submit(buf).unwrap_err();
+        assert_eq!(rejected.why, Reject::Full { needed: 0, free: 0 });
+        assert_eq!(rejected.buf.number, number);
+    }
+    rig.queue.kick();
+    assert_eq!(rig.serve_and_drain(), 4);
+    assert_eq!(rig.maker.alive(), 0);
+    rig.full_round();
+    rig.finish(0);
+}
+
 #[test]
 fn bug_class_06_queues_of_every_size() {
-    let platform = InPlace::new();
     let sizes: &[u16] = if cfg!(miri) {
-        &[1, 2, 16]
+        &[1, 2, 3, 16]
     } else {
-        &[1, 2, 4, 8, 256, 1024, 32_768]
+        &[1, 2, 3, 4, 7, 8, 200, 256, 1024, 32_767, 32_768]
     };
-    for &size in sizes {
-        for start in [0, 65_535 - size / 2] {
-            let mut rig = Rig::new(&platform, FEATURES[0], &config(size, start));
-            assert_eq!((rig.queue.size(), rig.queue.free()), (size, size));
-            rig.full_round();
-            rig.full_round();
-            let buf = rig.maker.chain(usize::from(size));
-            rig.queue.submit(buf).unwrap();
-            assert_eq!((rig.queue.free(), rig.queue.outstanding()), (0, 1));
-            rig.queue.kick();
-            assert_eq!(rig.serve_and_drain(), 1);
-            rig.full_round();
-            rig.finish(0);
+    on_every_ring_in_place(|platform, ring| {
+        let plain = !ring.is_indirect() && !ring.is_in_order() && ring.has_events();
+        for size in ring.sizes(sizes) {
+            for start in [0, 65_535 - size / 2] {
+                if plain || size < 32_767 {
+                    of_size(platform, ring, size, start);
+                }
+            }
         }
-    }
+    });
+}
+
+fn of_size(platform: &InPlace, ring: Ring, size: u16, start: u16) {
+    let mut rig = Rig::new(platform, ring.features, &config(size, start));
+    assert_eq!((rig.queue.size(), rig.queue.free()), (size, size));
+    rig.full_round();
+    rig.full_round();
+    let buf = rig.maker.chain(usize::from(size));
+    rig.queue.submit(buf).unwrap();
+    let left = size - descriptors(ring, size, size.into());
+    assert_eq!((rig.queue.free(), rig.queue.outstanding()), (left, 1));
+    rig.queue.kick();
+    assert_eq!(rig.serve_and_drain(), 1);
+    rig.full_round();
+    rig.finish(0);
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "a queue of 32768")]
 fn bug_class_06_the_largest_queue_on_platforms_that_map() {
-    let platform = Bouncing::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(32_768, 40_000));
-    rig.full_round();
-    let buf = rig.maker.chain(32_768);
-    rig.queue.submit(buf).unwrap();
-    assert_eq!(platform.counts().mappings, 32_768);
-    rig.queue.kick();
-    assert_eq!(rig.serve_and_drain(), 1);
-    assert_eq!(platform.counts().mappings, 0);
-    rig.finish(0);
+    for ring in [Ring::ALL[0], Ring::ALL[6]] {
+        let _naming = Naming(ring);
+        let platform = Bouncing::new();
+        let mut rig = Rig::new(&platform, ring.features, &config(32_768, 40_000));
+        rig.full_round();
+        let buf = rig.maker.chain(32_768);
+        rig.queue.submit(buf).unwrap();
+        assert_eq!(platform.counts().mappings, 32_768);
+        rig.queue.kick();
+        assert_eq!(rig.serve_and_drain(), 1);
+        assert_eq!(platform.counts().mappings, 0);
+        rig.finish(0);
+    }
 }
 
 #[test]
@@ -432,12 +542,27 @@ fn bug_class_08_the_size_is_what_both_sides_can_do() {
         (8, 0, Err(QueueError::ZeroSize { queue: Q })),
         (0, 0, Err(QueueError::ZeroSize { queue: Q })),
     ];
-    for (max, wanted, expected) in cases {
+    // A packed queue is as large as it likes.
+    let packed = [
+        (256, 255, Ok(255)),
+        (48, 100, Ok(48)),
+        (65_535, 65_535, Ok(32_768)),
+        (3, 3, Ok(3)),
+        (0, 8, Err(QueueError::Unavailable { queue: Q })),
+        (8, 0, Err(QueueError::ZeroSize { queue: Q })),
+    ];
+    let split = cases.map(|case| (Ring::ALL[0], case));
+    let packed = packed.map(|case| (Ring::ALL[6], case));
+    for (ring, (max, wanted, expected)) in split.into_iter().chain(packed) {
         let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
-            .offer(FEATURES[0])
+            .offer(ring.features)
             .queues(&[max]);
         let reset = init::reset(device.transport(), &platform).unwrap();
-        let mut negotiated = reset.negotiate(&Default::default()).unwrap();
+        let wish = Wish {
+            want: RINGS,
+            ..Wish::default()
+        };
+        let mut negotiated = reset.negotiate(&wish).unwrap();
         let pending = negotiated.queue::<rig::Chunks>(Q, &QueueConfig::new(wanted));
         let beyond = negotiated.queue::<rig::Chunks>(QueueIndex(1), &QueueConfig::new(8));
         assert_eq!(
@@ -460,33 +585,31 @@ fn bug_class_08_the_size_is_what_both_sides_can_do() {
 
 #[test]
 fn bug_class_09_full_is_not_empty() {
-    every_platform!(full_is_not_empty);
+    every_ring!(full_is_not_empty);
 }
 
-fn full_is_not_empty<K: Kind>(platform: &Fake<K>) {
-    for features in FEATURES {
-        for size in [1, 2, 8] {
-            // Full exactly at the wrap, and everywhere near it.
-            for start in 65_536 - 2 * i32::from(size)..=65_536 {
-                let mut rig = Rig::new(platform, features, &config(size, start as u16));
-                for _ in 0..4 {
-                    rig.full_round();
-                    assert!(rig.queue.next_completion().unwrap().is_none());
-                }
-                rig.finish(0);
+fn full_is_not_empty<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    for size in ring.sizes(&[1, 2, 3, 7, 8]) {
+        // Full exactly at the wrap, and everywhere near it.
+        for start in 65_536 - 2 * i32::from(size)..=65_536 {
+            let mut rig = Rig::new(platform, ring.features, &config(size, start as u16));
+            for _ in 0..3 {
+                rig.full_round();
+                assert!(rig.queue.next_completion().unwrap().is_none());
             }
+            rig.finish(0);
         }
     }
 }
 
 #[test]
 fn bug_class_10_a_chain_longer_than_the_queue_never_fits() {
-    every_platform!(longer_than_the_queue);
+    every_ring!(longer_than_the_queue);
 }
 
-fn longer_than_the_queue<K: Kind>(platform: &Fake<K>) {
-    for size in [1_u16, 2, 8, 64] {
-        let mut rig = Rig::new(platform, FEATURES[0], &config(size, 65_535));
+fn longer_than_the_queue<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    for size in ring.sizes(&[1_u16, 2, 3, 8, 64]) {
+        let mut rig = Rig::new(platform, ring.features, &config(size, 65_535));
         let n = usize::from(size);
         let before = rig.snapshot();
         for too_long in [n + 1, n + 7, 3 * n + 1] {
@@ -511,8 +634,15 @@ fn longer_than_the_queue<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn bug_class_10_a_chain_waits_for_room_and_says_how_much() {
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(8, 0));
+    on_every_ring_in_place(|platform, ring| {
+        if !ring.is_indirect() {
+            waits_for_room(platform, ring);
+        }
+    });
+}
+
+fn waits_for_room(platform: &InPlace, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(8, 0));
     let buf = rig.maker.chain(5);
     rig.queue.submit(buf).unwrap();
     let before = rig.snapshot();
@@ -530,13 +660,13 @@ fn bug_class_10_a_chain_waits_for_room_and_says_how_much() {
 
 #[test]
 fn bug_class_11_flags_and_links_of_earlier_chains_leave_no_trace() {
-    every_platform!(no_stale_flags);
+    every_ring!(no_stale_flags);
 }
 
-fn no_stale_flags<K: Kind>(platform: &Fake<K>) {
+fn no_stale_flags<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // The same descriptors serve as middle, end, only one; readable, then writable.
-    let mut rig = Rig::new(platform, FEATURES[0], &config(4, 65_530));
-    for round in 0..scaled(100, 10) {
+    let mut rig = Rig::new(platform, ring.features, &config(4, 65_530));
+    for round in 0..scaled(40, 10) {
         let shapes: [&[_]; 5] = [
             &[(R, 1), (R, 1), (R, 1), (W, 1)],
             &[(W, 1)],
@@ -563,38 +693,36 @@ fn no_stale_flags<K: Kind>(platform: &Fake<K>) {
 
 /// Submits a buffer that must be refused for `why`, on an empty and on a half full queue; nothing
 /// changes, the buffer is the one that was given, and the queue works.
-fn refused<K: Kind>(platform: &Fake<K>, parts: fn() -> Vec<Part>, why: Reject) {
-    for features in FEATURES {
-        for busy in [0, 3] {
-            let mut rig = Rig::new(platform, features, &config(8, 65_533));
-            for _ in 0..busy {
-                let buf = rig.maker.chain(1);
-                rig.queue.submit(buf).unwrap();
-                rig.queue.publish();
-            }
-            let before = rig.snapshot();
-            for _ in 0..3 {
-                let buf = rig.maker.parts(parts());
-                let (number, count) = (buf.number, buf.parts.len());
-                let rejected = rig.queue.submit(buf).unwrap_err();
-                assert_eq!(rejected.why, why);
-                assert_eq!(rejected.buf.number, number);
-                assert_eq!(rejected.buf.parts.len(), count);
-                assert_eq!(rig.snapshot(), before);
-                drop(rejected);
-                assert_eq!(rig.maker.alive(), busy);
-
-                let buf = rig.maker.parts(parts());
-                let error = rig
-                    .queue
-                    .submit_burst(&mut std::iter::once(buf))
-                    .unwrap_err();
-                assert_eq!((error.submitted, error.rejected.why), (0, why));
-                assert_eq!(rig.snapshot(), before);
-            }
-            rig.full_round();
-            rig.finish(0);
+fn refused<K: Kind>(platform: &Fake<K>, ring: Ring, parts: fn() -> Vec<Part>, why: Reject) {
+    for busy in [0, 3] {
+        let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
+        for _ in 0..busy {
+            let buf = rig.maker.chain(1);
+            rig.queue.submit(buf).unwrap();
+            rig.queue.publish();
         }
+        let before = rig.snapshot();
+        for _ in 0..3 {
+            let buf = rig.maker.parts(parts());
+            let (number, count) = (buf.number, buf.parts.len());
+            let rejected = rig.queue.submit(buf).unwrap_err();
+            assert_eq!(rejected.why, why);
+            assert_eq!(rejected.buf.number, number);
+            assert_eq!(rejected.buf.parts.len(), count);
+            assert_eq!(rig.snapshot(), before);
+            drop(rejected);
+            assert_eq!(rig.maker.alive(), busy);
+
+            let buf = rig.maker.parts(parts());
+            let error = rig
+                .queue
+                .submit_burst(&mut std::iter::once(buf))
+                .unwrap_err();
+            assert_eq!((error.submitted, error.rejected.why), (0, why));
+            assert_eq!(rig.snapshot(), before);
+        }
+        rig.full_round();
+        rig.finish(0);
     }
 }
 
@@ -616,10 +744,10 @@ fn bug_class_12_a_segment_of_no_bytes_is_refused() {
     fn none() -> Vec<Part> {
         Vec::new()
     }
-    every_platform!(refused, first, Reject::Empty { index: 0 });
-    every_platform!(refused, second, Reject::Empty { index: 1 });
-    every_platform!(refused, last, Reject::Empty { index: 2 });
-    every_platform!(refused, none, Reject::Empty { index: 0 });
+    every_ring!(refused, first, Reject::Empty { index: 0 });
+    every_ring!(refused, second, Reject::Empty { index: 1 });
+    every_ring!(refused, last, Reject::Empty { index: 2 });
+    every_ring!(refused, none, Reject::Empty { index: 0 });
 }
 
 #[test]
@@ -634,8 +762,8 @@ fn bug_class_13_a_segment_of_4_gib_is_refused_and_not_touched() {
     fn endless() -> Vec<Part> {
         vec![Part::Phantom(R, isize::MAX as usize)]
     }
-    every_platform!(refused, only, Reject::TooLong { bytes: 1 << 32 });
-    every_platform!(
+    every_ring!(refused, only, Reject::TooLong { bytes: 1 << 32 });
+    every_ring!(
         refused,
         behind,
         Reject::TooLong {
@@ -643,7 +771,7 @@ fn bug_class_13_a_segment_of_4_gib_is_refused_and_not_touched() {
         }
     );
     let bytes = isize::MAX as u64;
-    every_platform!(refused, endless, Reject::TooLong { bytes });
+    every_ring!(refused, endless, Reject::TooLong { bytes });
 }
 
 #[test]
@@ -653,7 +781,9 @@ fn bug_class_13_a_chain_of_more_than_4_gib_is_refused() {
     fn two() -> Vec<Part> {
         vec![Part::Phantom(W, 3 << 30), Part::Phantom(W, 3 << 30)]
     }
-    refused(&InPlace::new(), two, Reject::TooLong { bytes: 6 << 30 });
+    on_every_ring_in_place(|platform, ring| {
+        refused(platform, ring, two, Reject::TooLong { bytes: 6 << 30 });
+    });
     fn three() -> Vec<Part> {
         vec![
             bytes(R, 1),
@@ -662,7 +792,9 @@ fn bug_class_13_a_chain_of_more_than_4_gib_is_refused() {
         ]
     }
     let bytes = (1 << 32) + 1;
-    refused(&InPlace::new(), three, Reject::TooLong { bytes });
+    on_every_ring_in_place(|platform, ring| {
+        refused(platform, ring, three, Reject::TooLong { bytes });
+    });
 }
 
 #[test]
@@ -724,17 +856,17 @@ fn bug_class_14_readable_behind_writable_is_refused() {
     fn three() -> Vec<Part> {
         vec![bytes(R, 1), bytes(W, 40), bytes(R, 1)]
     }
-    every_platform!(refused, two, Reject::Order { index: 1 });
-    every_platform!(refused, three, Reject::Order { index: 2 });
+    every_ring!(refused, two, Reject::Order { index: 1 });
+    every_ring!(refused, three, Reject::Order { index: 2 });
 }
 
 #[test]
 fn a_burst_stops_where_the_room_ends_and_takes_nothing_more_from_the_iterator() {
-    every_platform!(burst_stops);
+    every_ring!(burst_stops);
 }
 
-fn burst_stops<K: Kind>(platform: &Fake<K>) {
-    let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_532));
+fn burst_stops<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_532));
     let mut bufs: Vec<_> = (0..20).map(|_| rig.maker.chunks(&[(R, 1)])).collect();
     let mut source = bufs.drain(..);
     assert_eq!(rig.queue.submit_burst(&mut source).unwrap(), 8);
@@ -753,11 +885,14 @@ fn burst_stops<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn a_burst_of_chains_gives_back_the_one_that_does_not_fit() {
-    every_platform!(burst_of_chains);
+    every_ring!(burst_of_chains);
 }
 
-fn burst_of_chains<K: Kind>(platform: &Fake<K>) {
-    let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_532));
+fn burst_of_chains<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    if ring.is_indirect() {
+        return;
+    }
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_532));
     // 1 + 2 + 1 + 3 = 7, and 2 more do not fit.
     let bufs: Vec<_> = [1, 2, 1, 3, 2, 1].map(|n| rig.maker.chain(n)).into();
     let fifth = bufs[4].number;
@@ -777,12 +912,12 @@ fn burst_of_chains<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn an_iterator_that_panics_leaves_the_queue_whole() {
-    every_platform!(panicking_iterator);
+    every_ring!(panicking_iterator);
 }
 
-fn panicking_iterator<K: Kind>(platform: &Fake<K>) {
+fn panicking_iterator<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for good in 0..6 {
-        let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+        let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
         let Rig { queue, maker, .. } = &mut rig;
         let mut left = good;
         let mut source = std::iter::from_fn(|| {
@@ -806,12 +941,12 @@ fn panicking_iterator<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn a_closure_that_panics_loses_only_the_buffer_that_it_was_given() {
-    every_platform!(panicking_closure);
+    every_ring!(panicking_closure);
 }
 
-fn panicking_closure<K: Kind>(platform: &Fake<K>) {
+fn panicking_closure<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for good in 0..4_usize {
-        let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+        let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
         for n in [2, 1, 3, 2] {
             let buf = rig.maker.chain(n);
             rig.queue.submit(buf).unwrap();
@@ -866,9 +1001,34 @@ fn drain_ends_though_the_device_goes_on() {
 }
 
 #[test]
+fn drain_of_a_packed_ring_ends_with_what_was_out_when_it_began() {
+    let platform = Bouncing::new();
+    let mut rig = Rig::new(&platform, Ring::ALL[6].features, &config(7, 65_530));
+    for _ in 0..5 {
+        let buf = rig.maker.chunks(&[(R, 1)]);
+        rig.queue.submit(buf).unwrap();
+    }
+    rig.queue.kick();
+    let mut remote = rig.device.take_queue(Q).unwrap();
+    let mut one = || {
+        if let Some(chain) = remote.pop() {
+            remote.complete(chain, 0);
+        }
+    };
+    one();
+    one();
+    assert_eq!(rig.queue.drain(|_| one()).unwrap(), 5);
+    drop(remote);
+    rig.finish(0);
+}
+
+#[test]
 fn tickets_of_what_is_in_the_queue_are_distinct_and_dense() {
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(16, 65_530));
+    on_every_ring_in_place(distinct_tickets);
+}
+
+fn distinct_tickets(platform: &InPlace, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(16, 65_530));
     let mut table: Vec<Option<Ticket>> = vec![None; 16];
     for round in 0..scaled(300, 30) {
         let buf = rig.maker.chain(1 + round % 3);

@@ -6,20 +6,23 @@ mod support;
 
 use vring::features::{Feature, Wish};
 use vring::init;
-use vring::testing::{Bouncing, Fake, InPlace, Kind, SplitDevice};
+use vring::testing::{Bouncing, Fake, Kind, QueueDevice};
 use vring::virtqueue::Fault;
 
-use rig::{Chunks, Maker, R, Rig, W, config, every_platform, reply};
-use support::{FEATURES, Q};
+use rig::{Chunks, Maker, R, Rig, W, config, every_platform, reply, scaled};
+use support::{FEATURES, Naming, Q, Ring, every_ring};
 
 #[test]
 fn bug_class_39_an_index_that_goes_back_behind_what_was_seen_is_a_fault() {
-    every_platform!(index_goes_back);
+    every_ring!(index_goes_back);
 }
 
-fn index_goes_back<K: Kind>(platform: &Fake<K>) {
+fn index_goes_back<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    if ring.is_packed() {
+        return; // which has no index
+    }
     for back in 1..=3 {
-        let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+        let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
         rig.device.violations().set_lenient();
         for _ in 0..6 {
             let buf = rig.maker.chain(1);
@@ -96,13 +99,13 @@ fn batch_beyond_the_index<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn what_came_back_before_a_fault_is_given_out() {
-    every_platform!(given_out_before_a_fault);
+    every_ring!(given_out_before_a_fault);
 }
 
-fn given_out_before_a_fault<K: Kind>(platform: &Fake<K>) {
+fn given_out_before_a_fault<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for good in 0..4 {
         for singly in [false, true] {
-            let mut rig = Rig::new(platform, FEATURES[0], &config(8, 65_533));
+            let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
             for _ in 0..4 {
                 let buf = rig.maker.chunks(&[(R, 3), (W, 1)]);
                 rig.queue.submit(buf).unwrap();
@@ -143,17 +146,25 @@ fn given_out_before_a_fault<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn bug_class_45_a_broken_queue_is_as_good_as_new_after_a_reset() {
-    let lies: [fn(&mut SplitDevice); 5] = [
+    let lies: [fn(&mut QueueDevice); 5] = [
         |queue| queue.forge_used(99, 0),
         |queue| queue.forge_used(u32::MAX, 1),
         |queue| queue.forge_used(3, 1),
         |queue| queue.forge_used_idx(queue.used_idx().wrapping_sub(1)),
         |queue| queue.forge_used_idx(queue.used_idx().wrapping_add(300)),
     ];
-    let platform = Bouncing::new();
-    for round in 0..3 {
-        for lie in lies {
-            let mut rig = Rig::new(&platform, FEATURES[round % 2], &config(8, 65_533));
+    every_ring!(works_after_a_reset, &lies[..3]);
+    // A packed ring has no index.
+    for ring in Ring::ALL.into_iter().filter(|ring| !ring.is_packed()) {
+        let _naming = Naming(ring);
+        works_after_a_reset(&Bouncing::new(), ring, &lies[3..]);
+    }
+}
+
+fn works_after_a_reset<K: Kind>(platform: &Fake<K>, ring: Ring, lies: &[fn(&mut QueueDevice)]) {
+    for _ in 0..2 {
+        for &lie in lies {
+            let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
             rig.full_round();
             let buf = rig.maker.chain(2);
             rig.queue.submit(buf).unwrap();
@@ -161,7 +172,7 @@ fn bug_class_45_a_broken_queue_is_as_good_as_new_after_a_reset() {
             rig.device.with_queue(Q, lie);
             assert!(rig.queue.drain(|_| panic!("a lie")).is_err());
             let before = rig.queue.counters();
-            for _ in 0..100 {
+            for _ in 0..20 {
                 // Whatever it goes on to say, nothing changes any more.
                 rig.device.with_queue(Q, lie);
                 assert!(rig.queue.next_completion().is_err());
@@ -175,9 +186,12 @@ fn bug_class_45_a_broken_queue_is_as_good_as_new_after_a_reset() {
 
 #[test]
 fn bug_class_45_a_lie_about_a_length_costs_nothing() {
-    let platform = InPlace::new();
-    let mut rig = Rig::new(&platform, FEATURES[0], &config(8, 65_533));
-    for round in 1..=1000_u64 {
+    every_ring!(length_lies);
+}
+
+fn length_lies<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
+    for round in 1..=scaled(100, 10) as u64 {
         let buf = rig.maker.chunks(&[(R, 3), (W, 2)]);
         rig.queue.submit(buf).unwrap();
         rig.queue.kick();

@@ -240,18 +240,24 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     }
 
     fn ring_memory(&self, size: u16) -> Result<Memory<P>, QueueError> {
-        if self.features.has(Feature::RING_PACKED) {
-            let layout = layout::packed_init(size).map_err(QueueError::Layout)?;
+        #[cfg(not(vring_ring = "packed"))]
+        if !self.features.has(Feature::RING_PACKED) || cfg!(vring_ring = "split") {
+            let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
             let region = self.region(layout.size(), layout.alignment())?;
-            return PackedMemory::new(region, size)
-                .map(Memory::Packed)
+            return SplitMemory::new(region, size, USED_ALIGN_SIZE)
+                .map(Memory::Split)
                 .map_err(QueueError::Layout);
         }
-        let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
-        let region = self.region(layout.size(), layout.alignment())?;
-        SplitMemory::new(region, size, USED_ALIGN_SIZE)
-            .map(Memory::Split)
-            .map_err(QueueError::Layout)
+        #[cfg(not(vring_ring = "split"))]
+        {
+            let layout = layout::packed_init(size).map_err(QueueError::Layout)?;
+            let region = self.region(layout.size(), layout.alignment())?;
+            PackedMemory::new(region, size)
+                .map(Memory::Packed)
+                .map_err(QueueError::Layout)
+        }
+        #[cfg(vring_ring = "split")]
+        Err(QueueError::Failed)
     }
 
     fn region(&self, size: usize, align: usize) -> Result<DmaRegion<P>, QueueError> {

@@ -153,7 +153,7 @@ const EVENT_DESC: u16 = 2;
 pub(crate) fn wants_kick_packed<P: Platform>(
     memory: &PackedMemory<P>,
     at: u16,
-    since: u32,
+    since: u64,
     num: u32,
     strong: bool,
 ) -> bool {
@@ -162,7 +162,7 @@ pub(crate) fn wants_kick_packed<P: Platform>(
     match (event >> 16) as u16 & 3 {
         EVENT_DISABLE => false,
         // A whole lap passes every descriptor.
-        EVENT_DESC if since < num => passes(event as u16, at, since, num),
+        EVENT_DESC if since < u64::from(num) => passes(event as u16, at, since as u32, num),
         _ => true,
     }
 }

@@ -15,16 +15,16 @@ pub struct Slot<T> {
     pub(crate) writable: u32,
     /// The next free slot, or the next of the same chain.
     pub(crate) next: u16,
-    /// Last slot of the chain that starts here, and [`REPLY`].
+    /// Last slot of the chain that starts here.
     pub(crate) tail: u16,
-    /// Descriptors of the chain that starts here.
-    pub(crate) chain: u16,
+    /// Descriptors of the chain that starts here, and [`REPLY`].
+    pub(crate) shape: u32,
     /// Its pieces; [`INDIRECT`] more when they are in a table.
     pieces: u16,
 }
 
-/// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
-pub(crate) const REPLY: u16 = 0x8000;
+/// In [`Slot::shape`]: the chain ends with a reply cell. No chain is so long.
+pub(crate) const REPLY: u32 = 1 << 16;
 /// The most pieces that a chain has in the ring; one in a table has fewer.
 const INDIRECT: u16 = 0x8000;
 
@@ -38,7 +38,7 @@ impl<T> Slot<T> {
             writable: 0,
             next: 0,
             tail: 0,
-            chain: 0,
+            shape: 0,
             pieces: 0,
         }
     }

@@ -7,7 +7,7 @@ use crate::dma::DmaRegion;
 use crate::ring::layout::{USED_ALIGN_SIZE, vring_init};
 use crate::ring::storage::{Slot, Storage};
 use crate::shared::SplitMemory;
-use crate::testing::{InPlace, SplitDevice, SplitOptions, Violations};
+use crate::testing::{InPlace, QueueDevice, QueueOptions, Violations};
 use crate::virtqueue::Fault;
 
 const SIZE: u16 = 8;
@@ -23,11 +23,11 @@ fn ring(platform: &InPlace) -> Ring {
     Ring::new(Memory::Split(memory), slots, RingOptions::default())
 }
 
-fn device(platform: &InPlace, ring: &Ring) -> SplitDevice {
+fn device(platform: &InPlace, ring: &Ring) -> QueueDevice {
     let log = Violations::new();
     log.set_lenient(); // the buffers are nowhere
-    let options = SplitOptions::default();
-    SplitDevice::new(platform.bus(), SIZE, &ring.areas(), options, &log)
+    let options = QueueOptions::default();
+    QueueDevice::new(platform.bus(), SIZE, &ring.areas(), options, &log)
 }
 
 /// Submits a chain of one descriptor.
@@ -63,7 +63,7 @@ fn come_back(ring: &mut Ring) -> Result<u32, Fault> {
     let AnyFormat::Split(format) = &ring.format else {
         unreachable!("a split ring")
     };
-    match pop(format, &mut ring.slots, &mut ring.counts, &mut ring.order) {
+    match pop(format, &mut ring.slots, &mut ring.counts, ring.in_order) {
         Ok(used) => Ok(used.unwrap().payload),
         Err(trouble) => Err(ring.trouble(trouble)),
     }

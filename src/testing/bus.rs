@@ -104,7 +104,7 @@ impl core::error::Error for BusFault {}
 ///
 /// On an [`InPlace`](super::InPlace) platform only reads of allocated memory work here. Nobody
 /// tells that platform when a buffer is the driver's again, so buffers are reached through the
-/// queue that carries them ([`SplitDevice::read`](super::SplitDevice::read) and `write`), which
+/// queue that carries them ([`QueueDevice::read`](super::QueueDevice::read) and `write`), which
 /// ends the loan when it returns them.
 #[derive(Clone)]
 pub struct Bus {

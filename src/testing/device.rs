@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::{Mutex, MutexGuard};
 
 use super::bus::Bus;
+use super::queue::QueueDevice;
 use super::registers::{Queue, Registers};
-use super::split::SplitDevice;
 use super::transport::FakeTransport;
 use super::violation::Violations;
 use crate::features::{Features, Requirement};
@@ -23,6 +23,17 @@ pub enum ResetAnswer {
     After(u32),
     /// The status never reads 0, and the queues stay live.
     Never,
+}
+
+/// How a device answers when it is told to suspend itself, and to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspendAnswer {
+    /// It has done so after so many reads of the status.
+    After(u32),
+    /// It never does.
+    Never,
+    /// It cannot, and asks for a reset.
+    Fail,
 }
 
 /// How the configuration behaves while it is read.
@@ -48,6 +59,10 @@ pub enum Event {
     Enabled(QueueIndex, u16),
     /// The device finished a reset.
     Reset,
+    /// The driver began to reset a queue.
+    QueueResetBegun(QueueIndex),
+    /// The device finished the reset of a queue.
+    QueueReset(QueueIndex),
 }
 
 type KickHook = Arc<dyn Fn(&FakeDevice, QueueIndex) + Send + Sync>;
@@ -160,11 +175,50 @@ impl FakeDevice {
         self
     }
 
+    /// Takes so many segments in one chain of a queue, at most (PK-005).
+    #[must_use]
+    pub fn most_segments(self, queue: QueueIndex, most: u16) -> Self {
+        if let Some(queue) = self.registers().queues.get_mut(usize::from(queue.0)) {
+            queue.most_segments = most;
+        }
+        self
+    }
+
     /// Answers resets so from now on; at first the status reads 0 at once.
     pub fn set_reset(&self, answer: ResetAnswer) {
         let mut registers = self.registers();
         registers.reset_answer = answer;
         registers.rearm_reset();
+    }
+
+    /// Answers resets of queues so from now on; at first they are done when first asked for.
+    pub fn set_queue_reset(&self, answer: ResetAnswer) {
+        let mut registers = self.registers();
+        registers.queue_reset_answer = answer;
+        registers.rearm_reset();
+    }
+
+    /// Suspends itself so from now on, and goes on so; at first it has done so when first asked.
+    pub fn set_suspend(&self, answer: SuspendAnswer) {
+        let mut registers = self.registers();
+        registers.suspend_answer = answer;
+        registers.rearm_reset();
+    }
+
+    /// Expects this value from the doorbell of a queue under `VIRTIO_F_NOTIF_CONFIG_DATA`; at first
+    /// it is one that is not the queue's number.
+    #[must_use]
+    pub fn notify_data(self, queue: QueueIndex, data: u16) -> Self {
+        if let Some(queue) = self.registers().queues.get_mut(usize::from(queue.0)) {
+            queue.notify_data = Some(data);
+        }
+        self
+    }
+
+    /// What the last ring of a queue's doorbell carried.
+    #[must_use]
+    pub fn rung(&self, queue: QueueIndex) -> Option<u32> {
+        self.registers().queues.get(usize::from(queue.0))?.rung
     }
 
     /// Does not keep `FEATURES_OK` from now on.
@@ -247,17 +301,18 @@ impl FakeDevice {
     pub fn with_queue<R>(
         &self,
         queue: QueueIndex,
-        f: impl FnOnce(&mut SplitDevice) -> R,
+        f: impl FnOnce(&mut QueueDevice) -> R,
     ) -> Option<R> {
         let mut registers = self.registers();
+        registers.judge_buffers();
         let queue = registers.queues.get_mut(usize::from(queue.0))?;
         queue.device.as_mut().map(f)
     }
 
     /// Takes a queue's device side out, for a thread of its own: it goes on without the device's
     /// lock, and its kicks are counted here only. A reset is not confirmed before the thread has
-    /// seen it, at its next [`SplitDevice::pop`], or has dropped its queue.
-    pub fn take_queue(&self, queue: QueueIndex) -> Option<SplitDevice> {
+    /// seen it, at its next [`QueueDevice::pop`], or has dropped its queue.
+    pub fn take_queue(&self, queue: QueueIndex) -> Option<QueueDevice> {
         let mut registers = self.registers();
         let queue = registers.queues.get_mut(usize::from(queue.0))?;
         let mut device = queue.device.take()?;
@@ -265,12 +320,18 @@ impl FakeDevice {
         Some(device)
     }
 
-    /// Serves all available buffers of a queue ([`SplitDevice::serve`]), and raises the interrupt
+    /// Checks that the driver, which is at rest, has kicked a queue for all that it had to
+    /// (SP-020, SP-022, PK-016).
+    pub fn assert_kicked(&self, queue: QueueIndex) {
+        self.with_queue(queue, |queue| queue.check_kicked());
+    }
+
+    /// Serves all available buffers of a queue ([`QueueDevice::serve`]), and raises the interrupt
     /// if the driver wants one. Returns how many were served.
     pub fn serve(
         &self,
         queue: QueueIndex,
-        device: impl FnMut(&SplitDevice, &super::Chain) -> u32,
+        device: impl FnMut(&QueueDevice, &super::Chain) -> u32,
     ) -> usize {
         let served = self.with_queue(queue, |queue| {
             let served = queue.serve(device);
@@ -286,6 +347,21 @@ impl FakeDevice {
     /// Serves a queue by copying what is to be read into what is to be written.
     pub fn echo(&self, queue: QueueIndex) -> usize {
         self.serve(queue, |queue, chain| queue.write(chain, &queue.read(chain)))
+    }
+
+    /// Rings the doorbell of a queue with any value, as a driver may that errs.
+    pub fn ring_doorbell(&self, queue: QueueIndex, value: u32) {
+        let epoch = self.registers().queue_epoch(queue);
+        self.rung_by(queue, epoch, value);
+    }
+
+    fn rung_by(&self, queue: QueueIndex, epoch: usize, value: u32) {
+        if self.registers().kick(queue, epoch, value) {
+            let hook = self.shared.on_kick.lock().clone();
+            if let Some(hook) = hook {
+                hook(self, queue);
+            }
+        }
     }
 
     /// Sets the queue bit of the interrupt status.
@@ -350,14 +426,8 @@ impl FakeDevice {
 
     /// The function of a doorbell.
     pub(super) fn ring(context: usize, value: u32) {
-        let Some((device, queue, epoch)) = Self::find(context) else {
-            return;
-        };
-        if device.registers().kick(queue, epoch, value) {
-            let hook = device.shared.on_kick.lock().clone();
-            if let Some(hook) = hook {
-                hook(&device, queue);
-            }
+        if let Some((device, queue, epoch)) = Self::find(context) {
+            device.rung_by(queue, epoch, value);
         }
     }
 

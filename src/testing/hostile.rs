@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::device::{FakeDevice, Generation, ResetAnswer};
-use super::split::{Chain, SplitDevice};
+use super::queue::{Chain, QueueDevice};
 use crate::features::{Feature, Features};
 
 /// A small generator of numbers: the same seed, the same numbers, everywhere (SplitMix64).
@@ -52,8 +52,15 @@ pub enum Move {
     Look,
     /// Fills the writable part of the `nth` buffer that it holds, and returns it honestly.
     Return {
-        /// Which of the buffers that it holds, modulo their number.
+        /// Which of the buffers that it holds, modulo their number. Under `VIRTIO_F_IN_ORDER` it
+        /// is the oldest.
         nth: usize,
+    },
+    /// Returns so many of the oldest buffers that it holds, honestly: by one used element under
+    /// `VIRTIO_F_IN_ORDER`.
+    ReturnBatch {
+        /// How many, at most.
+        count: usize,
     },
     /// Returns a buffer that it holds with a length of its choice: beyond the chain, or on a chain
     /// that has nothing to be written.
@@ -89,14 +96,24 @@ pub enum Move {
         /// The length.
         len: u32,
     },
-    /// Moves the used index by this much, back or ahead.
+    /// Moves the used index by this much, back or ahead; in a packed ring, the place of the next
+    /// used descriptor.
     MoveIdx {
         /// How far.
         by: i16,
     },
-    /// Stores `used.flags`.
+    /// Turns flags of a packed ring's descriptor over: back, before the next look at it, when the
+    /// same move follows. A used descriptor looks available, or of the other lap; an available or
+    /// idle one looks used.
+    Flip {
+        /// Its index, modulo the queue size.
+        index: u16,
+        /// `1 << 7` is AVAIL, `1 << 15` is USED.
+        flags: u16,
+    },
+    /// Stores `used.flags`, or the flags of a packed ring's device area.
     Flags(u16),
-    /// Stores `avail_event`.
+    /// Stores `avail_event`, or offset and wrap counter of a packed ring's device area.
     Event(u16),
     /// Overwrites a descriptor.
     Descriptor {
@@ -107,14 +124,14 @@ pub enum Move {
         /// Its length, flags and next.
         rest: u64,
     },
-    /// Overwrites an entry of the available ring.
+    /// Overwrites an entry of the available ring; a packed ring has none.
     Available {
         /// Slot, modulo the queue size.
         slot: u16,
         /// The head.
         head: u16,
     },
-    /// Overwrites the index of the available ring.
+    /// Overwrites the index of the available ring, or a packed ring's driver area.
     AvailableIdx(u16),
 }
 
@@ -128,7 +145,7 @@ const MOST: u64 = 4096;
 /// lenient: after the first lie they say nothing about the driver.
 #[derive(Debug)]
 pub struct HostileDevice {
-    queue: SplitDevice,
+    queue: QueueDevice,
     rng: Rng,
     honesty: u32,
     held: Vec<Chain>,
@@ -138,7 +155,7 @@ pub struct HostileDevice {
 impl HostileDevice {
     /// Takes over a queue.
     #[must_use]
-    pub fn new(queue: SplitDevice, seed: u64) -> Self {
+    pub fn new(queue: QueueDevice, seed: u64) -> Self {
         Self {
             queue,
             rng: Rng::new(seed),
@@ -158,12 +175,12 @@ impl HostileDevice {
 
     /// The queue.
     #[must_use]
-    pub fn queue(&self) -> &SplitDevice {
+    pub fn queue(&self) -> &QueueDevice {
         &self.queue
     }
 
     /// The queue.
-    pub fn queue_mut(&mut self) -> &mut SplitDevice {
+    pub fn queue_mut(&mut self) -> &mut QueueDevice {
         &mut self.queue
     }
 
@@ -193,11 +210,12 @@ impl HostileDevice {
                 }
             }
             Move::Return { nth } => self.give_back(nth, None),
+            Move::ReturnBatch { count } => self.give_back_batch(count),
             Move::ReturnWithLen { nth, len } => self.give_back(nth, Some(len)),
             Move::Scribble { nth } => {
                 if let Some(chain) = self.held.get(nth % self.held.len().max(1)) {
                     let bytes = self.rng.bytes(chain.writable().min(MOST) as usize);
-                    // Out of reach after a lie: see `SplitDevice::forge_used`.
+                    // Out of reach after a lie: see `QueueDevice::forge_used`.
                     let _ = self.queue.try_write(chain, &bytes);
                 }
             }
@@ -217,9 +235,9 @@ impl HostileDevice {
             }
             Move::Rewrite { slot, id, len } => self.queue.forge_used_element(slot, id, len),
             Move::MoveIdx { by } => {
-                let idx = self.queue.used_idx().wrapping_add_signed(by);
-                self.queue.forge_used_idx(idx);
+                self.queue.forge_move(by);
             }
+            Move::Flip { index, flags } => self.queue.forge_flip(index, flags),
             Move::Flags(flags) => self.queue.set_used_flags(flags),
             Move::Event(event) => self.queue.set_avail_event(event),
             Move::Descriptor { index, addr, rest } => {
@@ -234,7 +252,9 @@ impl HostileDevice {
         if self.held.is_empty() {
             return;
         }
-        let chain = self.held.swap_remove(nth % self.held.len());
+        let in_order = self.queue.options().in_order;
+        let nth = if in_order { 0 } else { nth % self.held.len() };
+        let chain = self.held.remove(nth);
         let bytes = self.rng.bytes(chain.writable().min(MOST) as usize);
         let written = self.queue.try_write(&chain, &bytes).unwrap_or(0);
         self.queue.push(chain.clone(), len.unwrap_or(written));
@@ -242,13 +262,35 @@ impl HostileDevice {
         self.last = Some(chain);
     }
 
+    fn give_back_batch(&mut self, count: usize) {
+        if !self.queue.options().in_order {
+            (0..count).for_each(|_| self.give_back(0, None));
+            return;
+        }
+        let batch: Vec<_> = self.held.drain(..count.min(self.held.len())).collect();
+        let Some(last) = batch.last().cloned() else {
+            return;
+        };
+        let mut written = 0;
+        for chain in &batch {
+            let bytes = self.rng.bytes(chain.writable().min(MOST) as usize);
+            written = self.queue.try_write(chain, &bytes).unwrap_or(0);
+        }
+        self.queue.push_batch(batch, written);
+        self.queue.publish();
+        self.last = Some(last);
+    }
+
     fn choose(&mut self) -> Move {
         let honest = self.rng.below(100) < self.honesty;
         let rng = &mut self.rng;
         let nth = rng.below(self.held.len().max(1) as u32) as usize;
         if honest {
-            return match rng.below(3) {
-                0 => Move::Look,
+            return match rng.below(6) {
+                0 | 1 => Move::Look,
+                2 => Move::ReturnBatch {
+                    count: 1 + rng.below(4) as usize,
+                },
                 _ => Move::Return { nth },
             };
         }
@@ -260,7 +302,7 @@ impl HostileDevice {
         let len = rng
             .one_of(&[0, 1, near, 0x1_0000, i32::MAX as u32, u32::MAX])
             .unwrap_or(0);
-        match rng.below(16) {
+        match rng.below(18) {
             0..=2 => Move::ReturnWithLen { nth, len },
             3 => Move::Scribble { nth },
             4 => Move::WriteAfterReturn,
@@ -287,6 +329,10 @@ impl HostileDevice {
             14 => Move::Available {
                 slot: rng.word(),
                 head: rng.word(),
+            },
+            15 | 16 => Move::Flip {
+                index: rng.word(),
+                flags: rng.one_of(&[1 << 7, 1 << 15, 0x8080]).unwrap_or(0),
             },
             _ => Move::AvailableIdx(rng.word()),
         }

@@ -6,7 +6,7 @@
 //!   ┌──────────────┐  FakeTransport    ┌────────────┐   status, features, configuration, resets
 //!   │ init, device │ ────────────────▶ │ FakeDevice │ ◀── scripted and recorded
 //!   ├──────────────┤  ring memory      ├────────────┤
-//!   │  Virtqueue   │ ◀───────────────▶ │ SplitDevice│ ◀── pop, read, write, push in any order
+//!   │  Virtqueue   │ ◀───────────────▶ │QueueDevice │ ◀── pop, read, write, push in any order
 //!   ├──────────────┤  alloc, map       ├────────────┤     (or HostileDevice: lies by seed)
 //!   │   Platform   │ ────────────────▶ │    Bus     │ ◀── leaks, faults, bounce space
 //!   └──────────────┘                   └────────────┘
@@ -86,9 +86,10 @@
 //!
 //! # What is checked
 //!
-//! A [`Violation`] has an id. `ST`, `FE`, `LC` and `SP` are the driver requirements of VIRTIO 1.4 on
-//! status (2.1), features (2.2, 6), the life of a device (2.4, 3) and the split ring (2.7); `bug-` is
-//! what other drivers got wrong. A log is strict: it panics in the driver's call.
+//! A [`Violation`] has an id. `ST`, `FE`, `LC`, `CF`, `SP` and `PK` are the driver requirements of
+//! VIRTIO 1.4 on status (2.1), features (2.2, 6), the life of a device (2.4, 3), the reset of a queue
+//! (2.6), the split ring (2.7) and the packed ring (2.8); `PCI` those on what a doorbell carries
+//! (4.1.5.2); `bug-` is what other drivers got wrong. A log is strict: it panics in the driver's call.
 //! [`Violations::set_lenient`] makes it collect instead, which suits tests of a driver that has to
 //! survive rather than to please.
 //!
@@ -100,8 +101,7 @@
 //! confirmed reset. On [`InPlace`], a device that has lied touches no buffers any more: there, only
 //! the device's honesty says when a buffer is the driver's again.
 //!
-//! What this module does not do: packed rings, and what a particular type of device does with its
-//! requests.
+//! What this module does not do: what a particular type of device does with its requests.
 
 mod books;
 mod bus;
@@ -109,7 +109,9 @@ mod device;
 mod hostile;
 #[allow(unsafe_code)] // memory that driver and device share, and the platforms' contract
 mod memory;
+mod packed;
 mod platform;
+mod queue;
 mod registers;
 mod split;
 mod table;
@@ -119,9 +121,9 @@ mod violation;
 
 pub use books::{Counts, POISON};
 pub use bus::{Bus, BusFault};
-pub use device::{Event, FakeDevice, Generation, ResetAnswer};
+pub use device::{Event, FakeDevice, Generation, ResetAnswer, SuspendAnswer};
 pub use hostile::{HostileDevice, Move, Rng};
 pub use platform::{Bounce, Bouncing, Direct, Discontiguous, Fake, InPlace, Kind, Pages};
-pub use split::{Chain, Segment, SplitDevice, SplitOptions};
+pub use queue::{Chain, QueueDevice, QueueOptions, Segment};
 pub use transport::FakeTransport;
 pub use violation::{Violation, Violations};

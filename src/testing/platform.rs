@@ -11,7 +11,7 @@ use crate::platform::{Access, Wait};
 /// A platform that hands buffers to the device in place and never unmaps
 /// ([`Platform::DIRECT`](crate::platform::Platform::DIRECT)).
 ///
-/// The device's claim on a buffer ends when a [`SplitDevice`](super::SplitDevice) returns it.
+/// The device's claim on a buffer ends when a [`QueueDevice`](super::QueueDevice) returns it.
 pub type InPlace = Fake<Direct>;
 
 /// A platform that copies: into a bounce buffer when a readable buffer is mapped, back out of one

@@ -1,7 +1,7 @@
 //! A transport without registers: the driver's end of a [`FakeDevice`].
 
 use super::device::FakeDevice;
-use crate::features::Features;
+use crate::features::{Feature, Features};
 use crate::transport::{
     DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
 };
@@ -24,9 +24,9 @@ impl FakeTransport {
     }
 }
 
-// SAFETY: 1. `Registers::enable_queue` gives the areas to the one `SplitDevice` of that queue.
-// 2. The status reads 0 only when `Registers::finish_reset` has dropped every `SplitDevice`, and
-// those that were taken out have stopped.
+// SAFETY: 1. `Registers::enable_queue` gives the areas to the one `QueueDevice` of that queue.
+// 2. The status reads 0 only when `Registers::finish_reset` has dropped every `QueueDevice`, and
+// those that were taken out have stopped. 3. So does `Registers::is_queue_reset` for one queue.
 unsafe impl Transport for FakeTransport {
     fn device_id(&self) -> DeviceId {
         self.device.registers().id
@@ -63,13 +63,27 @@ unsafe impl Transport for FakeTransport {
         areas: &QueueAreas,
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError> {
-        let epoch = {
+        let (epoch, value, with_data) = {
             let mut registers = self.device.registers();
             registers.enable_queue(queue, size, areas, vector)?;
-            registers.epoch
+            let with_data = registers.accepted.has(Feature::NOTIFICATION_DATA);
+            let value = registers.notify_value(queue);
+            (registers.queue_epoch(queue), value, with_data)
         };
         let context = self.device.endpoint(queue, epoch);
-        Ok(Doorbell::function(FakeDevice::ring, context, queue.0))
+        let doorbell = Doorbell::function(FakeDevice::ring, context, value);
+        Ok(match with_data {
+            true => doorbell.with_data(),
+            false => doorbell,
+        })
+    }
+
+    fn reset_queue(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
+        self.device.registers().reset_queue(queue)
+    }
+
+    fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
+        self.device.registers().is_queue_reset(queue)
     }
 
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {

@@ -329,8 +329,12 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 ..
             } = ring;
             let odd = with_format!(format, format => {
-                burst(counts, |counts| {
-                    add_burst(format, slots, counts, platform, bufs, &mut submitted)
+                burst(counts, Counts::keep_submitted, |counts| {
+                    let before = counts.next();
+                    let odd = add_burst(format, slots, counts, platform, bufs);
+                    let taken = counts.next().wrapping_sub(before) as usize;
+                    submitted = submitted.wrapping_add(taken);
+                    odd
                 })
             });
             let outcome = match odd {
@@ -407,10 +411,10 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             format,
             slots,
             counts,
-            order,
+            in_order,
             ..
         } = ring;
-        let trouble = with_format!(format, format => match pop(format, slots, counts, order) {
+        let trouble = with_format!(format, format => match pop(format, slots, counts, *in_order) {
             Ok(None) => return Ok(None),
             Ok(Some(used)) => {
                 if used.claimed > used.written {
@@ -446,12 +450,12 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             format,
             slots,
             counts,
-            order,
+            in_order,
             ..
         } = ring;
         let drained = with_format!(format, format => {
-            burst(counts, |counts| {
-                drain(format, slots, counts, order, |used| {
+            burst(counts, Counts::keep_taken, |counts| {
+                drain(format, slots, counts, *in_order, |used| {
                     if used.claimed > used.written {
                         *overruns = overruns.wrapping_add(1);
                     }
@@ -512,7 +516,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     fn drain_and_unmap(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
         let Ring { format, counts, .. } = &mut self.ring;
         let most = match with_format!(format, format => format.glance(counts)) {
-            Ok(most) => most as usize,
+            Ok(end) => counts.until(end),
             Err(impossible) => return Err(self.ring.trouble(impossible.into())),
         };
         for drained in 0..most {
@@ -550,7 +554,6 @@ fn add_burst<F: Format, P: Platform, B: DmaBuf>(
     counts: &mut Counts,
     platform: &P,
     bufs: &mut impl Iterator<Item = B>,
-    submitted: &mut usize,
 ) -> Option<Result<B, Rejected<B>>> {
     while counts.free() != 0 {
         let buf = bufs.next()?;
@@ -563,7 +566,6 @@ fn add_burst<F: Format, P: Platform, B: DmaBuf>(
         if let Err(rejected) = add_one(format, slot, counts, platform, buf) {
             return Some(Err(rejected));
         }
-        *submitted = submitted.wrapping_add(1);
     }
     None
 }

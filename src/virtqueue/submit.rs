@@ -51,8 +51,7 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
                 let next = counts.next();
                 slot.number = next;
                 slot.writable = if writable { len } else { 0 };
-                slot.tail = head;
-                slot.chain = 1;
+                slot.shape = 1;
                 let behind = slot.next;
                 core::mem::forget(parked);
                 counts.enter(format, next, head, 1, behind);
@@ -103,7 +102,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
                 && needed <= usize::from(tables.entries())
                 && (needed >= INDIRECT_FROM || needed > free)
         });
-        if (if table { 1 } else { needed }) > free {
+        // A buffer of no segments, too: in order, the slot behind the last free one is in use.
+        if (if table { 1 } else { needed.max(1) }) > free {
             return Err(self.no_room(buf, needed));
         }
         let head = self.ring.counts.head();
@@ -304,14 +304,19 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn check_room(&self, chain: &ChainInfo) -> Result<(), (Reject, bool)> {
         let (pieces, table) = (chain.pieces, chain.table);
-        let room = match &self.tables {
-            Some(tables) if table => tables.entries(),
-            _ => self.ring.free(),
-        };
-        if pieces < room {
+        if pieces < self.room(chain) {
             return Ok(());
         }
         Err((self.full(usize::from(pieces).wrapping_add(1)), table))
+    }
+
+    /// Pieces that a chain can have.
+    #[inline]
+    fn room(&self, chain: &ChainInfo) -> u16 {
+        match &self.tables {
+            Some(tables) if chain.table => tables.entries(),
+            _ => self.ring.free(),
+        }
     }
 
     /// Where the mapping of the next piece of a chain is kept.
@@ -365,7 +370,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn put_in_table(&self, entry: u16, head: u16, piece: Piece) {
         let Some(tables) = &self.tables else { return };
-        let (flags, next) = if self.ring.is_packed() {
+        let linked = with_format!(&self.ring.format, format => format.tables_are_linked());
+        let (flags, next) = if !linked {
             (0, piece.flags & WRITE)
         } else {
             let next = if piece.flags & NEXT != 0 {
@@ -431,8 +437,10 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline(never)]
     fn unwind(&mut self, head: u16, chain: &ChainInfo) {
         if !P::DIRECT {
-            // The piece that failed may have been mapped and not been written.
-            for piece in (0..=chain.pieces).rev() {
+            // The piece that failed may have been mapped and not been written, if there was a place
+            // for it: what is behind the last place is another chain's.
+            let end = chain.pieces.saturating_add(1).min(self.room(chain));
+            for piece in (0..end).rev() {
                 let place = self.piece_place(head, chain.table, piece);
                 self.unmap(place, 0);
             }

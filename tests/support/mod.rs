@@ -1,5 +1,7 @@
 //! A driver and a fake device, started: what several tests begin with.
 
+#![allow(dead_code)] // each test uses its part
+
 use std::fmt::Debug;
 
 use vring::buffer::DmaBuf;
@@ -19,7 +21,104 @@ pub(crate) const FEATURES: [Features; 2] = [
     Features::of(&[Feature::VERSION_1]),
 ];
 
-/// Initialises the device and its first queue, accepting what it offers of [`FEATURES`].
+/// Everything that a ring can be.
+pub(crate) const RINGS: Features = Features::of(&[
+    Feature::VERSION_1,
+    Feature::EVENT_IDX,
+    Feature::INDIRECT_DESC,
+    Feature::RING_PACKED,
+    Feature::IN_ORDER,
+    Feature::ORDER_PLATFORM,
+    Feature::NOTIFICATION_DATA,
+    Feature::NOTIF_CONFIG_DATA,
+    Feature::RING_RESET,
+]);
+
+/// One of the rings that a queue can be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    pub(crate) features: Features,
+}
+
+impl Ring {
+    /// Split, packed, each with indirect tables and in order, with and without event indices.
+    pub(crate) const ALL: [Self; 12] = {
+        const MORE: [&[Feature]; 3] = [&[], &[Feature::INDIRECT_DESC], &[Feature::IN_ORDER]];
+        let mut all = [Self {
+            features: Features::EMPTY,
+        }; 12];
+        let mut i = 0;
+        while i < 12 {
+            let mut features = FEATURES[i % 2].0 | Features::of(MORE[i / 2 % 3]).0;
+            if i >= 6 {
+                features |= Features::of(&[Feature::RING_PACKED]).0;
+            }
+            all[i].features = Features(features);
+            i += 1;
+        }
+        all
+    };
+
+    pub(crate) fn is_packed(self) -> bool {
+        self.features.has(Feature::RING_PACKED)
+    }
+
+    pub(crate) fn is_in_order(self) -> bool {
+        self.features.has(Feature::IN_ORDER)
+    }
+
+    pub(crate) fn is_indirect(self) -> bool {
+        self.features.has(Feature::INDIRECT_DESC)
+    }
+
+    pub(crate) fn has_events(self) -> bool {
+        self.features.has(Feature::EVENT_IDX)
+    }
+
+    /// Sizes of the list that this ring can have.
+    pub(crate) fn sizes(self, all: &[u16]) -> Vec<u16> {
+        let fits = |size: &u16| self.is_packed() || size.is_power_of_two();
+        all.iter().copied().filter(fits).collect()
+    }
+
+    /// What the two sides call the running number `number` of a queue of `size`: an index, or
+    /// offset and wrap counter.
+    pub(crate) fn spot(self, size: u16, number: u64) -> u16 {
+        let n = u64::from(size);
+        match self.is_packed() {
+            true => (number % n) as u16 | u16::from((number / n).is_multiple_of(2)) << 15,
+            false => number as u16,
+        }
+    }
+}
+
+/// Names the ring of a test that fails.
+pub(crate) struct Naming(pub(crate) Ring);
+
+impl Drop for Naming {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("on {}", self.0.features);
+        }
+    }
+}
+
+#[allow(unused_macros)] // each test uses its part
+/// Runs a generic function on each kind of platform and each kind of ring, with arguments behind.
+macro_rules! every_ring {
+    ($f:ident $(, $arg:expr)*) => {
+        for ring in $crate::support::Ring::ALL {
+            let _naming = $crate::support::Naming(ring);
+            $f(&vring::testing::InPlace::new(), ring $(, $arg)*);
+            $f(&vring::testing::Bouncing::new(), ring $(, $arg)*);
+            $f(&vring::testing::Discontiguous::new(16), ring $(, $arg)*);
+        }
+    };
+}
+#[allow(unused_imports)] // as above
+pub(crate) use every_ring;
+
+/// Initialises the device and its first queue, accepting what it offers of [`RINGS`].
 pub(crate) fn start<P: Platform + Debug, B: DmaBuf + Debug>(
     platform: &P,
     device: &FakeDevice,
@@ -27,7 +126,7 @@ pub(crate) fn start<P: Platform + Debug, B: DmaBuf + Debug>(
 ) -> (Live<P, FakeTransport>, Virtqueue<P, B>) {
     let reset = init::reset(device.transport(), platform).unwrap();
     let wish = Wish {
-        want: FEATURES[0],
+        want: RINGS,
         ..Wish::default()
     };
     let mut negotiated = reset.negotiate(&wish).unwrap();

@@ -4,7 +4,7 @@
 
 use vring::device::net::{self, Driver, Options, RECEIVE_QUEUE, RefillFailure, TRANSMIT_QUEUE};
 use vring::features::{Feature, Features};
-use vring::testing::{Fake, FakeDevice, FakeTransport, Kind, SplitDevice};
+use vring::testing::{Fake, FakeDevice, FakeTransport, Kind, QueueDevice};
 use vring::transport::DeviceId;
 use vring::virtqueue::Reject;
 
@@ -117,7 +117,7 @@ pub(crate) fn take(device: &FakeDevice) -> Option<(Vec<u8>, Vec<u8>, usize)> {
     device.with_queue(TRANSMIT_QUEUE, take_from)?
 }
 
-fn take_from(queue: &mut SplitDevice) -> Option<(Vec<u8>, Vec<u8>, usize)> {
+fn take_from(queue: &mut QueueDevice) -> Option<(Vec<u8>, Vec<u8>, usize)> {
     let chain = queue.pop()?;
     let mut header = queue.read(&chain);
     let frame = header.split_off(HEADER);

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use vring::buffer::{DmaBuf, Segment};
-use vring::features::Features;
+use vring::features::{Feature, Features};
 use vring::init::{Live, QueueConfig};
 use vring::platform::{Direction, Platform};
 use vring::ring::layout::vring_init;
@@ -16,7 +16,7 @@ use vring::testing::{Chain, Fake, FakeDevice, FakeTransport, Kind};
 use vring::transport::DeviceId;
 use vring::virtqueue::{Counters, Virtqueue};
 
-use super::support::{Q, start, stop};
+use super::support::{Q, Ring, start, stop};
 
 pub(crate) use Direction::{Readable as R, Writable as W};
 
@@ -122,7 +122,7 @@ pub(crate) fn answer(read: &[u8]) -> impl Iterator<Item = u8> + use<> {
 }
 
 /// Serves a chain: reads all, writes at most `most` bytes of the answer; how many.
-pub(crate) fn reply(queue: &vring::testing::SplitDevice, chain: &Chain, most: usize) -> u32 {
+pub(crate) fn reply(queue: &vring::testing::QueueDevice, chain: &Chain, most: usize) -> u32 {
     let read = queue.read(chain);
     let len = most.min(chain.writable() as usize);
     queue.write(chain, &answer(&read).take(len).collect::<Vec<u8>>())
@@ -170,6 +170,19 @@ pub(crate) fn config(size: u16, start: u16) -> QueueConfig {
     config
 }
 
+/// Descriptors of an indirect table.
+pub(crate) const TABLE: u16 = 8;
+
+/// Descriptors of the ring that a chain of so many pieces takes in an empty queue of `size`.
+pub(crate) fn descriptors(ring: Ring, size: u16, pieces: usize) -> u16 {
+    let table = TABLE.min(size);
+    let in_table = (3..=usize::from(table)).contains(&pieces) && table > 1;
+    match ring.is_indirect() && in_table {
+        true => 1,
+        false => pieces as u16,
+    }
+}
+
 /// A device whose indices start where the driver's do.
 pub(crate) fn device<K: Kind>(
     platform: &Fake<K>,
@@ -183,9 +196,14 @@ pub(crate) fn device<K: Kind>(
 }
 
 impl<K: Kind> Rig<K> {
+    /// With indirect tables of 8, if `features` say so and `config` does not.
     pub(crate) fn new(platform: &Fake<K>, features: Features, config: &QueueConfig) -> Self {
-        let device = device(platform, features, config);
-        let (live, queue) = start(platform, &device, config);
+        let mut config = *config;
+        if features.has(Feature::INDIRECT_DESC) && config.indirect == 0 {
+            config = config.indirect(TABLE);
+        }
+        let device = device(platform, features, &config);
+        let (live, queue) = start(platform, &device, &config);
         Self {
             platform: platform.clone(),
             device,
@@ -219,6 +237,7 @@ impl<K: Kind> Rig<K> {
         let one_more = self.maker.chunks(&[(R, 1)]);
         assert!(self.queue.submit(one_more).is_err());
         self.queue.kick();
+        self.device.assert_kicked(Q);
         assert_eq!(self.serve_and_drain(), usize::from(self.queue.size()));
         assert_eq!(self.queue.free(), self.queue.size());
     }
@@ -226,21 +245,31 @@ impl<K: Kind> Rig<K> {
     /// What a rejected call must leave as it was.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let queue = &self.queue;
-        let layout = vring_init(queue.size(), 4).unwrap();
         let read = |addr, len| {
             let mut bytes = vec![0; len];
             self.platform.bus().read(addr, &mut bytes);
             bytes
         };
         let areas = queue.areas();
+        let features = self.live.features();
+        let (driver, device) = match features.has(Feature::RING_PACKED) {
+            true => (4, 4),
+            false => {
+                let layout = vring_init(queue.size(), 4).unwrap();
+                let avail = layout.used_event + 2 - layout.avail;
+                (avail, layout.avail_event + 2 - layout.used)
+            }
+        };
+        let next = self.device.with_queue(Q, |queue| queue.next_available());
         Snapshot {
             counters: queue.counters(),
             free: queue.free(),
             outstanding: queue.outstanding(),
             mappings: self.platform.counts().mappings,
             bounced: self.platform.counts().bounced_bytes,
-            avail: read(areas.driver, layout.used_event + 2 - layout.avail),
-            used: read(areas.device, layout.avail_event + 2 - layout.used),
+            next,
+            driver: read(areas.driver, driver),
+            device: read(areas.device, device),
         }
     }
 
@@ -262,8 +291,9 @@ pub(crate) struct Snapshot {
     outstanding: u16,
     mappings: usize,
     bounced: usize,
-    avail: Vec<u8>,
-    used: Vec<u8>,
+    next: Option<u16>,
+    driver: Vec<u8>,
+    device: Vec<u8>,
 }
 
 #[allow(unused_macros)] // as above

@@ -4,6 +4,7 @@
 //! ids of violations are those of the statements there (LC-002a to LC-002h are its eight steps).
 
 mod config;
+mod doorbell;
 mod status;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -13,8 +14,8 @@ use core::fmt;
 
 use crate::features::{Feature, Features, Requirement};
 use crate::testing::bus::Bus;
-use crate::testing::device::{Event, Generation, ResetAnswer};
-use crate::testing::split::{Leash, SplitDevice, SplitOptions};
+use crate::testing::device::{Event, Generation, ResetAnswer, SuspendAnswer};
+use crate::testing::queue::{Leash, QueueDevice, QueueOptions};
 use crate::testing::violation::Violations;
 use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
 
@@ -22,9 +23,22 @@ use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError}
 pub(in crate::testing) struct Queue {
     pub(in crate::testing) max: u16,
     pub(in crate::testing) start: u16,
+    pub(in crate::testing) most_segments: u16,
     pub(in crate::testing) vector: Option<u16>,
-    pub(in crate::testing) device: Option<SplitDevice>,
+    pub(in crate::testing) device: Option<QueueDevice>,
     pub(in crate::testing) leash: Option<Leash>,
+    /// What doorbells carry under `VIRTIO_F_NOTIF_CONFIG_DATA`.
+    pub(in crate::testing) notify_data: Option<u16>,
+    /// What the last ring of the doorbell carried.
+    pub(in crate::testing) rung: Option<u32>,
+    /// It was reset after `DRIVER_OK`, and may be set up again.
+    vacant: bool,
+    /// A reset of the queue is under way; so many reads until it is confirmed.
+    resetting: Option<ResetAnswer>,
+    /// It had an interrupt vector when it was set up before.
+    had_vector: bool,
+    /// Doorbells of before the queue's own resets are stale, too.
+    epoch: usize,
     enabled: bool,
 }
 
@@ -33,11 +47,31 @@ impl Queue {
         Self {
             max,
             start: 0,
+            most_segments: 0,
             vector: None,
             device: None,
             leash: None,
+            notify_data: None,
+            rung: None,
+            vacant: false,
+            resetting: None,
+            had_vector: false,
+            epoch: 0,
             enabled: false,
         }
+    }
+
+    /// The queue stops. Until now the driver had to leave it alone; `id` is the statement that
+    /// says so.
+    fn reset(&mut self, id: &'static str) {
+        if let Some(mut device) = self.device.take() {
+            device.judge_reset(id);
+        }
+        self.had_vector |= self.vector.is_some();
+        self.leash = None;
+        self.enabled = false;
+        self.vector = None;
+        self.resetting = None;
     }
 }
 
@@ -57,6 +91,11 @@ pub(in crate::testing) struct Registers {
     pub(in crate::testing) vectors: Option<u16>,
     pub(in crate::testing) config_vector: Option<u16>,
     pub(in crate::testing) reset_answer: ResetAnswer,
+    pub(in crate::testing) queue_reset_answer: ResetAnswer,
+    pub(in crate::testing) suspend_answer: SuspendAnswer,
+    /// What the driver asked for by `SUSPEND` or `DRIVER_OK`, and is not done.
+    suspending: Option<SuspendAnswer>,
+    suspended: bool,
     pub(in crate::testing) refuses_features: bool,
     pub(in crate::testing) refuses_vectors: bool,
     /// A reset was asked for; so many reads of the status until it is confirmed.
@@ -94,6 +133,10 @@ impl Registers {
             vectors: None,
             config_vector: None,
             reset_answer: ResetAnswer::After(0),
+            queue_reset_answer: ResetAnswer::After(0),
+            suspend_answer: SuspendAnswer::After(0),
+            suspending: None,
+            suspended: false,
             refuses_features: false,
             refuses_vectors: false,
             resetting: None,
@@ -132,39 +175,113 @@ impl Registers {
             let what = format!("{index} is set up in status {:?}", self.status);
             self.violation("LC-002f", what);
         }
-        if self.status.contains(Status::DRIVER_OK) {
+        let vacant = self.queues.get(usize::from(index.0));
+        if self.status.contains(Status::DRIVER_OK) && !vacant.is_some_and(|queue| queue.vacant) {
             self.violation("LC-002g", format!("{index} is set up after DRIVER_OK"));
+        }
+        if self.status.contains(Status::SUSPEND) {
+            self.violation("LC-014", format!("{index} is set up while suspended"));
         }
         let max = self.max_queue_size(index);
         if max == 0 {
             return Err(TransportError::QueueUnavailable { queue: index });
         }
-        if size == 0 || size > max || !size.is_power_of_two() {
+        let options = QueueOptions {
+            start: self.queues[usize::from(index.0)].start,
+            most_segments: self.queues[usize::from(index.0)].most_segments,
+            ..QueueOptions::negotiated(self.accepted)
+        };
+        if size == 0 || size > max || !(options.packed || size.is_power_of_two()) {
             self.violation("bug-8", format!("{index}: a size of {size}, at most {max}"));
             let queue = index;
             return Err(TransportError::QueueSize { queue, size, max });
         }
         self.check_vector(vector)?;
-        let options = SplitOptions {
-            event_idx: self.accepted.has(Feature::EVENT_IDX),
-            indirect: self.accepted.has(Feature::INDIRECT_DESC),
-            in_order: self.accepted.has(Feature::IN_ORDER),
-            start: self.queues[usize::from(index.0)].start,
-        };
         let queue = &mut self.queues[usize::from(index.0)];
+        if queue.resetting.is_some() {
+            let what = format!("{index} is enabled before its reset was seen to be done");
+            self.log.report("CF-006", what);
+        }
+        if queue.vacant && queue.had_vector && vector.is_none() {
+            let what = format!("{index} had an interrupt vector, and is enabled again without");
+            self.log.report("CF-007", what);
+        }
         if queue.enabled {
             self.log
                 .report("bug-66", format!("{index} is enabled twice"));
             return Err(TransportError::QueueInUse { queue: index });
         }
-        match SplitDevice::try_new(&self.bus, size, areas, options, &self.log) {
+        match QueueDevice::try_new(&self.bus, size, areas, options, &self.log) {
             Ok(device) => queue.device = Some(device),
             Err(violation) => self.log.report(violation.id, violation.what),
         }
         queue.enabled = true;
+        queue.vacant = false;
         queue.vector = vector;
         self.events.push(Event::Enabled(index, size));
         Ok(())
+    }
+
+    /// What the doorbell of a queue carries.
+    pub(in crate::testing) fn notify_value(&self, index: QueueIndex) -> u16 {
+        let data = self.queues.get(usize::from(index.0));
+        let data = data.and_then(|queue| queue.notify_data);
+        match self.accepted.has(Feature::NOTIF_CONFIG_DATA) {
+            true => data.unwrap_or(!index.0),
+            false => index.0,
+        }
+    }
+
+    /// The epoch of a queue's doorbells.
+    pub(in crate::testing) fn queue_epoch(&self, index: QueueIndex) -> usize {
+        let queue = self.queues.get(usize::from(index.0));
+        queue.map_or(0, |queue| queue.epoch)
+    }
+
+    /// The driver begins to reset a queue.
+    pub(in crate::testing) fn reset_queue(
+        &mut self,
+        index: QueueIndex,
+    ) -> Result<(), TransportError> {
+        if !self.accepted.has(Feature::RING_RESET) {
+            self.violation("FE-001", format!("{index} is reset without RING_RESET"));
+        }
+        let answer = self.queue_reset_answer;
+        let unavailable = TransportError::QueueUnavailable { queue: index };
+        let queue = self.queues.get_mut(usize::from(index.0));
+        let queue = queue.ok_or(unavailable)?;
+        if queue.resetting.is_some() || !queue.enabled {
+            let what = format!("{index} is reset while it is reset, or was not enabled");
+            self.log.report("CF-006", what);
+        }
+        queue.resetting = Some(answer);
+        self.events.push(Event::QueueResetBegun(index));
+        Ok(())
+    }
+
+    /// The driver asks whether a queue has been reset.
+    pub(in crate::testing) fn is_queue_reset(&mut self, index: QueueIndex) -> bool {
+        let Some(queue) = self.queues.get_mut(usize::from(index.0)) else {
+            return false;
+        };
+        match &mut queue.resetting {
+            None => return !queue.enabled,
+            Some(ResetAnswer::Never) => return false,
+            Some(ResetAnswer::After(0)) => {}
+            Some(ResetAnswer::After(reads)) => {
+                *reads -= 1;
+                return false;
+            }
+        }
+        if queue.leash.as_ref().is_some_and(|leash| !leash.stop()) {
+            return false;
+        }
+        queue.reset("CF-006");
+        queue.vacant = true;
+        self.epoch += 1;
+        queue.epoch = self.epoch;
+        self.events.push(Event::QueueReset(index));
+        true
     }
 
     pub(in crate::testing) fn set_config_vector(
@@ -188,30 +305,6 @@ impl Registers {
         }
     }
 
-    /// The driver rings a doorbell. Whether the device heeds it.
-    pub(in crate::testing) fn kick(&mut self, index: QueueIndex, epoch: usize, value: u32) -> bool {
-        if epoch != self.epoch {
-            self.stale_kicks += 1;
-            return false;
-        }
-        *self.kicks.entry(index.0).or_default() += 1;
-        if value & 0xffff != u32::from(index.0) {
-            self.violation("bug-28", format!("the doorbell of {index} took {value}"));
-        }
-        if !self.status.contains(Status::DRIVER_OK) {
-            let what = format!("{index} is notified in status {:?}", self.status);
-            self.violation("LC-007", what);
-            return false;
-        }
-        if self.status.contains(Status::SUSPEND) {
-            self.violation("LC-013", format!("{index} is notified while suspended"));
-        }
-        if let Some(device) = &mut self.queues[usize::from(index.0)].device {
-            device.kicked();
-        }
-        true
-    }
-
     pub(in crate::testing) fn fail(&mut self) {
         self.status |= Status::NEEDS_RESET;
         self.raise(2);
@@ -229,8 +322,16 @@ impl Registers {
         core::mem::take(&mut self.isr)
     }
 
-    /// The answer to resets was changed: it goes for one that is under way as well.
+    /// The answers were changed: they go for what is under way as well.
     pub(in crate::testing) fn rearm_reset(&mut self) {
+        for queue in &mut self.queues {
+            if queue.resetting.is_some() {
+                queue.resetting = Some(self.queue_reset_answer);
+            }
+        }
+        if self.suspending.is_some() {
+            self.suspending = Some(self.suspend_answer);
+        }
         if self.resetting.is_some() {
             self.resetting = Some(self.reset_answer);
         }
@@ -252,11 +353,17 @@ impl Registers {
         self.epoch += 1;
         self.isr = 0;
         self.config_vector = None;
+        self.suspending = None;
+        self.suspended = false;
         for queue in &mut self.queues {
-            queue.device = None;
-            queue.leash = None;
-            queue.enabled = false;
-            queue.vector = None;
+            let id = match queue.resetting {
+                Some(_) => "CF-006",
+                None => "LC-009",
+            };
+            queue.reset(id);
+            queue.vacant = false;
+            queue.had_vector = false;
+            queue.epoch = self.epoch;
         }
         self.events.push(Event::Reset);
     }

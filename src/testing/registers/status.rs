@@ -4,7 +4,7 @@ use alloc::format;
 
 use super::Registers;
 use crate::features::{Feature, Features};
-use crate::testing::device::{Event, ResetAnswer};
+use crate::testing::device::{Event, ResetAnswer, SuspendAnswer};
 use crate::transport::Status;
 
 impl Registers {
@@ -18,7 +18,56 @@ impl Registers {
                 self.finish_reset();
             }
         }
+        self.judge_buffers();
+        match self.suspending {
+            None | Some(SuspendAnswer::Never) => {}
+            Some(SuspendAnswer::Fail) => {
+                self.suspending = None;
+                self.status |= Status::NEEDS_RESET;
+            }
+            Some(SuspendAnswer::After(0)) => self.finish_suspend(),
+            Some(SuspendAnswer::After(reads)) => {
+                self.suspending = Some(SuspendAnswer::After(reads - 1));
+            }
+        }
         self.status
+    }
+
+    /// Has stopped, or goes on: of `SUSPEND` and `DRIVER_OK`, the older bit goes (VIRTIO 1.4, 3.4).
+    fn finish_suspend(&mut self) {
+        self.suspending = None;
+        self.suspended = !self.suspended;
+        for device in self
+            .queues
+            .iter_mut()
+            .filter_map(|queue| queue.device.as_mut())
+        {
+            device.pause(self.suspended);
+        }
+        self.status.remove(match self.suspended {
+            true => Status::DRIVER_OK,
+            false => Status::SUSPEND,
+        });
+    }
+
+    /// The driver has asked the device to go on, and the device does not yet.
+    pub(super) fn is_resuming(&self) -> bool {
+        self.suspended && self.suspending.is_some()
+    }
+
+    /// No buffers become available while the device is suspended, or about to be.
+    pub(in crate::testing) fn judge_buffers(&mut self) {
+        let id = match self.is_resuming() {
+            true => "LC-015",
+            false => "LC-012",
+        };
+        for device in self
+            .queues
+            .iter_mut()
+            .filter_map(|queue| queue.device.as_mut())
+        {
+            device.judge_frozen(id);
+        }
     }
 
     /// The driver writes the status.
@@ -34,6 +83,21 @@ impl Registers {
         }
         self.judge_status(new);
         let asked_for_reset = self.status & Status::NEEDS_RESET;
+        let added = new - self.status;
+        if added.contains(Status::SUSPEND) || (self.suspended && added.contains(Status::DRIVER_OK))
+        {
+            self.judge_buffers();
+            self.suspending = Some(self.suspend_answer);
+        }
+        if added.contains(Status::SUSPEND) {
+            for device in self
+                .queues
+                .iter_mut()
+                .filter_map(|queue| queue.device.as_mut())
+            {
+                device.freeze();
+            }
+        }
         self.status = new | asked_for_reset;
         if new.contains(Status::FEATURES_OK) && !self.features_ok_read {
             self.judge_features();
@@ -48,6 +112,16 @@ impl Registers {
         if self.resetting.is_some() {
             let what = format!("status {new:?} is written before the reset is confirmed");
             self.violation("LC-001", what);
+        }
+        if self.suspending.is_some() && !new.contains(Status::FAILED) {
+            let id = match self.is_resuming() {
+                true => "LC-015",
+                false => "LC-011",
+            };
+            self.violation(
+                id,
+                format!("status {new:?} before {old:?} was seen to change"),
+            );
         }
         if !self.was_reset {
             self.violation("LC-002a", format!("status {new:?} without a reset first"));
