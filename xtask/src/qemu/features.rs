@@ -252,6 +252,12 @@ impl Steer {
         Ok(())
     }
 
+    /// Whether it takes a kernel whose vhost has more than its first features.
+    pub(crate) fn needs_new_vhost(&self) -> bool {
+        let new = ["VIRTIO_F_RING_RESET", "VIRTIO_F_IN_ORDER"];
+        self.require.iter().any(|name| new.contains(&name.as_str()))
+    }
+
     /// The ring that is asked for, where one is.
     pub(crate) fn ring(&self) -> Option<&'static str> {
         let has = |list: &[String]| list.iter().any(|name| name == "VIRTIO_F_RING_PACKED");
@@ -331,6 +337,8 @@ mod tests {
         assert_eq!(steer.properties, ["packed=off", "host_mtu=1500"]);
         assert_eq!((steer.ring(), steer.since), (Some("split"), None));
         assert_eq!(Steer::new(None, "").unwrap(), Steer::default());
+        assert!(!steer.needs_new_vhost());
+        assert!(Steer::new(None, "+queue_reset").unwrap().needs_new_vhost());
     }
 
     #[test]

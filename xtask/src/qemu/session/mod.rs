@@ -190,6 +190,7 @@ fn run_phases(
         Mode::Native | Mode::Nested => Some(provision.strace()?),
     };
     let kernel = match mode {
+        Mode::Nested if steer.needs_new_vhost() => Some(provision.newest_kernel()?),
         Mode::Nested => Some(provision.kernel()?),
         Mode::Native | Mode::Off => None,
     };
