@@ -81,7 +81,11 @@ fn section(name: &'static str, context: &Context) -> Section {
         "probe" => ("no panic on the data path", 15, probe::checks()),
         "budget" => ("instructions of a round", 15, budget::checks()),
         "hosted" => ("real back ends, from a Linux process", 20, hosted()),
-        _ => ("the guest in QEMU", 45, qemu::checks()),
+        _ => (
+            "the guest in QEMU, one by one and the matrix",
+            60,
+            qemu::checks(),
+        ),
     };
     Section {
         name,
