@@ -280,8 +280,11 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[inline]
     pub(crate) fn publish(&mut self) {
         let Self { format, counts, .. } = self;
-        with_format!(format, format => format.publish(counts));
-        counts.published = counts.next;
+        // A ring that is broken has nothing new, and its counts are no index to store.
+        if counts.next != counts.published {
+            with_format!(format, format => format.publish(counts));
+            counts.published = counts.next;
+        }
     }
 
     /// Publishes, and says whether the device wants to be told, and what a doorbell says then;
