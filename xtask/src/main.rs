@@ -1,5 +1,6 @@
 //! Everything a person runs.
 
+mod mutants;
 mod qemu;
 mod test;
 
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Boots the guest in QEMU with vhost and proves it.
     Qemu(qemu::cli::QemuArgs),
+    /// Breaks the library on purpose and demands that a test says so.
+    Mutants(mutants::cli::MutantsArgs),
     /// Runs what must hold before a change is taken.
     Test(test::TestArgs),
     #[command(name = qemu::native::AGENT, hide = true)]
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             let message = error.render().to_string();
             match words.first().map(String::as_str) {
                 Some("qemu") if !asked => qemu::usage_error(words, &message),
+                Some("mutants") if !asked => mutants::usage_error(words, &message),
                 Some("test") if !asked => test::usage_error(words, &message),
                 _ => {}
             }
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Qemu(args) => ExitCode::from(qemu::main(&args, words)),
+        Command::Mutants(args) => ExitCode::from(mutants::main(&args, words)),
         Command::Test(args) => ExitCode::from(test::main(&args, words)),
         Command::QemuAgent => plain(qemu::native::agent_main()),
         Command::QemuNativeProbe => plain(qemu::native::probe_main()),

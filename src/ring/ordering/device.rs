@@ -13,14 +13,14 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// A chain that the device has taken, and has served.
-#[derive(Clone, Copy, Debug)]
+/// A chain that the device has taken.
+#[derive(Debug)]
 pub(super) struct Taken {
     /// What names it in a used element.
     id: u16,
     /// Descriptors in the ring.
     descriptors: u16,
-    written: u32,
+    pieces: Vec<Piece>,
 }
 
 /// A device at the other end of a queue.
@@ -32,9 +32,11 @@ pub(super) trait Device: Send {
     fn ask(&mut self);
     /// Whether a chain is available.
     fn has_work(&self) -> bool;
-    /// Takes a chain and serves it.
+    /// Takes a chain.
     fn pop(&mut self) -> Option<Taken>;
-    /// Returns chains: all of them in order with the element of the last.
+    /// The contents of the buffers.
+    fn contents(&self) -> &Contents;
+    /// Serves and returns chains: all of them in order with the element of the last.
     fn complete(&mut self, batch: &[Taken]);
     /// Whether the driver wants an interrupt for what was returned since the last call.
     fn wants_interrupt(&mut self) -> bool;
@@ -42,10 +44,18 @@ pub(super) trait Device: Send {
     /// Takes and serves what is there; how many.
     fn drain(&mut self) -> usize {
         let mut drained = 0;
-        while self.pop().is_some() {
+        while let Some(taken) = self.pop() {
+            self.contents().serve(&taken.pieces);
             drained += 1;
         }
         drained
+    }
+
+    /// Serves chains; what the element of the last says: its id, and the bytes that it was answered
+    /// with.
+    fn serve(&self, batch: &[Taken]) -> (u16, u32) {
+        let serve = |taken: &Taken| (taken.id, self.contents().serve(&taken.pieces));
+        batch.iter().map(serve).last().unwrap()
     }
 }
 
@@ -180,20 +190,23 @@ impl Device for SplitDevice {
             }
             index = next;
         }
-        let written = self.contents.serve(&pieces);
         Some(Taken {
             id,
             descriptors,
-            written,
+            pieces,
         })
     }
 
+    fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
     fn complete(&mut self, batch: &[Taken]) {
-        let last = batch.last().unwrap();
+        let (id, written) = self.serve(batch);
         // A batch is one element where its first would be (2.7.9).
         let at = 4 + 8 * usize::from(self.next_used % NUM);
-        self.used.set(at, last.id.into());
-        self.used.set(at + 4, last.written.into());
+        self.used.set(at, id.into());
+        self.used.set(at + 4, written.into());
         self.next_used = self.next_used.wrapping_add(batch.len() as u16);
         self.used.u16(2).store(self.next_used, Ordering::Release);
     }
@@ -367,20 +380,23 @@ impl Device for PackedDevice {
                 break id;
             }
         };
-        let written = self.contents.serve(&pieces);
         Some(Taken {
             id,
             descriptors,
-            written,
+            pieces,
         })
     }
 
+    fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
     fn complete(&mut self, batch: &[Taken]) {
-        let last = batch.last().unwrap();
+        let (id, written) = self.serve(batch);
         // A batch is one descriptor where its first would be (2.8.9).
         let Position { at, wrap } = self.next_used;
         let flags = if wrap { AVAIL | USED } else { 0 };
-        let second = u64::from(last.written) | u64::from(last.id) << 32 | u64::from(flags) << 48;
+        let second = u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48;
         for _ in batch.iter().flat_map(|taken| 0..taken.descriptors) {
             self.next_used = self.next_used.step();
         }

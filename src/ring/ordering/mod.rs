@@ -62,7 +62,7 @@ fn check(setup: Setup, model: impl Fn(Setup) + Send + Sync + 'static) {
     }
 }
 
-/// Takes and serves what is there.
+/// Takes what is there.
 fn take_all(device: &mut dyn Device) -> Vec<Taken> {
     std::iter::from_fn(|| device.pop()).collect()
 }
@@ -335,6 +335,7 @@ macro_rules! models {
                 start: 0,
             };
 
+            /// Defends: SP-025, PK-016.
             #[test]
             fn no_kick_is_lost() {
                 super::no_kick_is_lost(SETUP, &[1]);
@@ -365,6 +366,7 @@ macro_rules! models {
                 super::no_interrupt_is_lost(SETUP, 2);
             }
 
+            /// Defends: SP-024, PK-010, PK-015.
             #[test]
             fn a_chain_is_seen_whole_or_not_at_all() {
                 super::a_chain_is_seen_whole_or_not_at_all(SETUP, &[2]);
