@@ -6,16 +6,16 @@
 //! failure. [`report`] turns what happened into a verdict, a table and `report.json`.
 
 mod budget;
-mod cli;
-mod context;
-mod needs;
+pub(crate) mod cli;
+pub(crate) mod context;
+pub(crate) mod needs;
 mod probe;
 mod progress;
 mod qemu;
 mod report;
-mod run;
-mod section;
-mod sections;
+pub(crate) mod run;
+pub(crate) mod section;
+pub(crate) mod sections;
 mod suites;
 mod tally;
 

@@ -143,12 +143,40 @@ impl<'a> Run<'a> {
 
     /// Runs a command to its end, its output into the log. However it ends, so do its children.
     pub(crate) fn command(&mut self, cmd: &Cmd) -> Result<Printed, Stop> {
+        let workspace = self.context.workspace.clone();
+        self.command_in(cmd, &workspace)
+    }
+
+    /// The same in another directory.
+    pub(crate) fn command_in(&mut self, cmd: &Cmd, dir: &Path) -> Result<Printed, Stop> {
+        self.command_until(cmd, dir, self.deadline)
+    }
+
+    /// The same in another directory and within a time of its own; `None` when that runs out.
+    pub(crate) fn command_within(
+        &mut self,
+        cmd: &Cmd,
+        dir: &Path,
+        seconds: u64,
+    ) -> Result<Option<Printed>, Stop> {
+        match self.command_until(cmd, dir, self.deadline.within(seconds)) {
+            Err(Stop::TimeLimit { .. }) if !self.deadline.left().is_zero() => Ok(None),
+            ended => ended.map(Some),
+        }
+    }
+
+    fn command_until(
+        &mut self,
+        cmd: &Cmd,
+        dir: &Path,
+        deadline: Deadline,
+    ) -> Result<Printed, Stop> {
         let shown = cmd.shown();
         self.say(&format!("$ {shown}"))?;
         self.commands.push(shown.clone());
         // One pipe for both streams keeps their lines in order.
         let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
-        let mut command = cmd.command(&self.context.workspace);
+        let mut command = cmd.command(dir);
         command.stdin(Stdio::null());
         command.stdout(writer.try_clone().context("cannot share a pipe")?);
         command.stderr(writer);
@@ -168,7 +196,7 @@ impl<'a> Run<'a> {
             String::from_utf8_lossy(&text).into_owned()
         });
         let waiting_for = format!("`{shown}`");
-        let waited = self.deadline.poll(&waiting_for, || Ok(child.try_wait()?));
+        let waited = deadline.poll(&waiting_for, || Ok(child.try_wait()?));
         child.end_group(GRACE);
         let text = collector.join().unwrap_or_default();
         Ok(Printed {
