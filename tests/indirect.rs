@@ -8,7 +8,7 @@ use vring::features::{Feature, Features, Wish};
 use vring::init::{self, Live, QueueConfig};
 use vring::platform::DmaError;
 use vring::ring::Slot;
-use vring::testing::{Fake, FakeDevice, FakeTransport, Kind};
+use vring::testing::{Discontiguous, Fake, FakeDevice, FakeTransport, Kind};
 use vring::transport::DeviceId;
 use vring::virtqueue::{MappingSlot, QueueStorage, Reject, Virtqueue};
 
@@ -53,7 +53,8 @@ impl<K: Kind> Indirect<K> {
         };
         let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
             .offer(offered)
-            .start_index(Q, config.start_index);
+            .start_index(Q, config.start_index)
+            .most_segments(Q, config.longest);
         let wish = Wish {
             want: !Features::EMPTY,
             ..Wish::default()
@@ -152,12 +153,59 @@ fn no_longer_than_the_queue<K: Kind>(platform: &Fake<K>) {
                 let buf = rig.maker.chain(too_long);
                 let rejected = rig.queue.submit(buf).unwrap_err();
                 let needed = too_long;
-                assert_eq!(rejected.why, Reject::TooManySegments { needed, size });
+                assert_eq!(rejected.why, Reject::TooManySegments { needed, most: size });
             }
             rig.cost(n);
             assert_eq!(rig.serve(), [n]);
             rig.finish(0);
         }
+    }
+}
+
+/// Defends: SP-003, PK-005, PK-013.
+#[test]
+fn no_chain_is_longer_than_the_device_takes() {
+    every_platform!(no_longer_than_the_device_takes);
+}
+
+fn no_longer_than_the_device_takes<K: Kind>(platform: &Fake<K>) {
+    for ring in RINGS {
+        for tables in [0, 16] {
+            // The strict device counts what it gets.
+            let config = config(16, 65_530).indirect(tables).longest(3);
+            let mut rig = Indirect::new(platform, ring, true, &config);
+            for too_long in [4, 16, 17] {
+                let buf = rig.maker.chain(too_long);
+                let rejected = rig.queue.submit(buf).unwrap_err();
+                let (needed, most) = (too_long, 3);
+                assert_eq!(rejected.why, Reject::TooManySegments { needed, most });
+            }
+            rig.cost(3);
+            rig.cost(1);
+            assert_eq!(rig.serve(), [3, 1]);
+            rig.finish(0);
+        }
+    }
+}
+
+#[test]
+fn one_segment_in_many_pieces_takes_a_table_where_the_ring_is_short() {
+    // Pages of 16 bytes that are no neighbors: one segment of 49 bytes is four pieces or five. Those
+    // that are in the ring when it is found to be short are taken back.
+    let platform = Discontiguous::new(16);
+    for ring in RINGS {
+        let config = config(8, 65_530).indirect(8);
+        let mut rig = Indirect::new(&platform, ring, true, &config);
+        for _ in 0..5 {
+            rig.cost(1);
+        }
+        let buf = rig.maker.chunks(&[(W, 49)]);
+        rig.queue.submit(buf).unwrap();
+        assert_eq!(rig.queue.free(), 2);
+        let served = rig.serve();
+        assert_eq!(served[..5], [1; 5]);
+        assert!(served.len() == 6 && served[5] >= 4, "{served:?}");
+        rig.finish(0);
     }
 }
 

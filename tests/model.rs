@@ -308,7 +308,7 @@ impl<K: Kind> Model<K> {
                 assert!(needed <= usize::from(size));
                 assert!(needed >= wanted || self.ring.is_indirect());
             }
-            Reject::TooManySegments { needed, size: told } => {
+            Reject::TooManySegments { needed, most: told } => {
                 assert_eq!(told, size);
                 assert!(needed > usize::from(size) && needed >= wanted);
             }

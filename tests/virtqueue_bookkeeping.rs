@@ -625,7 +625,7 @@ fn longer_than_the_queue<K: Kind>(platform: &Fake<K>, ring: Ring) {
             let rejected = rig.queue.submit(buf).unwrap_err();
             let expected = Reject::TooManySegments {
                 needed: too_long,
-                size,
+                most: size,
             };
             assert_eq!(rejected.why, expected);
             assert_eq!(rejected.buf.parts.len(), too_long);

@@ -1029,7 +1029,7 @@ fn cells_need_room<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let before = rig.snapshot();
     let buf = rig.maker.chain(3);
     let rejected = rig.queue.submit_with(&[0_u8; 2], buf).unwrap_err();
-    assert_eq!(rejected.why, Reject::TooManySegments { needed: 5, size: 4 });
+    assert_eq!(rejected.why, Reject::TooManySegments { needed: 5, most: 4 });
     assert_eq!(rig.snapshot(), before);
     rig.queue.submit_with(&[0_u8; 0], rejected.buf).unwrap();
     assert_eq!(rig.queue.free(), 4 - descriptors(ring, 4, 4));
@@ -1071,7 +1071,7 @@ fn bug_class_57_a_buffer_that_crosses_pages_takes_a_descriptor_for_each() {
                 // One short: all that was mapped is unmapped.
                 let rejected = submitted.unwrap_err();
                 let needed = usize::from(size) + 1;
-                assert_eq!(rejected.why, Reject::TooManySegments { needed, size });
+                assert_eq!(rejected.why, Reject::TooManySegments { needed, most: size });
                 assert_eq!(platform.counts().mappings, 0);
                 assert_eq!(queue.free(), size);
                 assert_eq!(stop(live, queue).len(), 0);
@@ -1127,7 +1127,13 @@ fn bug_class_57_cells_and_pieces_share_a_chain() {
         let submitted = queue.submit_with(&[1_u8; 2], Writable(at_page(16, 1, 18)));
         if size == 4 {
             let rejected = submitted.unwrap_err();
-            assert_eq!(rejected.why, Reject::TooManySegments { needed: 5, size });
+            assert_eq!(
+                rejected.why,
+                Reject::TooManySegments {
+                    needed: 5,
+                    most: size
+                }
+            );
             assert_eq!((platform.counts().mappings, queue.free()), (0, 4));
             let buf = rejected.buf;
             queue.submit(buf).unwrap();

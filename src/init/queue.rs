@@ -28,6 +28,10 @@ pub struct QueueConfig {
     /// Descriptors of an indirect table per slot, at most; 0: none. Used where
     /// `VIRTIO_F_INDIRECT_DESC` was negotiated, for chains that are worth it.
     pub indirect: u16,
+    /// Descriptors of a chain, in a table or in the ring, header and reply included, at most; 0: as
+    /// many as the queue has. For devices that say how many they take, as `seg_max` of a block
+    /// device does: it counts neither header nor reply.
+    pub longest: u16,
     /// Interrupt vector of the queue; `None`: none.
     pub vector: Option<u16>,
     /// Where the indices start. Only fakes can follow anything but 0: this is for tests of the
@@ -45,6 +49,7 @@ impl QueueConfig {
             header: 0,
             reply: 0,
             indirect: 0,
+            longest: 0,
             vector: None,
             #[cfg(feature = "test-util")]
             start_index: 0,
@@ -64,6 +69,22 @@ impl QueueConfig {
     pub const fn indirect(mut self, entries: u16) -> Self {
         self.indirect = entries;
         self
+    }
+
+    /// With chains of so many descriptors at most (VIRTIO 1.4, 2.7.5.3.1 and 2.8.5).
+    #[must_use]
+    pub const fn longest(mut self, descriptors: u16) -> Self {
+        self.longest = descriptors;
+        self
+    }
+
+    /// Descriptors of a chain at most, in a queue of that size.
+    const fn longest_of(&self, size: u16) -> u16 {
+        if self.longest == 0 || self.longest > size {
+            size
+        } else {
+            self.longest
+        }
     }
 
     /// With an interrupt vector.
@@ -233,7 +254,7 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     /// 2.7.5.3.1).
     fn table_entries(&self, size: u16, config: &QueueConfig) -> u16 {
         if self.features.has(Feature::INDIRECT_DESC) {
-            config.indirect.min(size)
+            config.indirect.min(config.longest_of(size))
         } else {
             0
         }
@@ -274,8 +295,6 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     fn assemble<B: DmaBuf>(
         &self,
         index: QueueIndex,
-        #[cfg_attr(not(feature = "test-util"), allow(unused_variables))]
-        // only tests start elsewhere
         config: &QueueConfig,
         regions: Regions<P>,
         slots: Storage<Slot<B>>,
@@ -291,12 +310,15 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
             strong: self.features.has(Feature::ORDER_PLATFORM),
             start,
         };
+        let ring = Ring::new(regions.memory, slots, options);
+        let longest = config.longest_of(ring.size());
         Parts {
-            ring: Ring::new(regions.memory, slots, options),
+            ring,
             platform: self.platform.clone(),
             cells: regions.cells,
             tables: regions.tables,
             mappings,
+            longest,
             index,
             epoch: self.epoch,
         }

@@ -462,11 +462,17 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         }
     }
 
+    /// Takes the first `len` descriptors of a chain that was never committed out of the ring.
+    #[cold]
+    pub(crate) fn retract(&self, len: u16) {
+        with_format!(&self.format, format => format.retract(&self.counts, len));
+    }
+
     /// Takes the payload of a chain that was never committed out of its slot, and its `len`
     /// descriptors out of the ring.
     #[cold]
     pub(crate) fn take_back(&mut self, head: u16, len: u16) -> Option<T> {
-        with_format!(&self.format, format => format.retract(&self.counts, len));
+        self.retract(len);
         let slot = self.slots.get_mut(usize::from(head));
         let payload = slot.and_then(|slot| slot.payload.take());
         if payload.is_none() {

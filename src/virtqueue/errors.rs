@@ -83,12 +83,13 @@ pub enum Reject {
         /// Descriptors that are free.
         free: u16,
     },
-    /// The chain is longer than the queue: it will never fit.
+    /// The chain is longer than the queue, or than
+    /// [`QueueConfig::longest`](crate::init::QueueConfig::longest) allows: it will never fit.
     TooManySegments {
         /// Descriptors that the chain takes, at least.
         needed: usize,
-        /// Queue size.
-        size: u16,
+        /// Descriptors that a chain has at most.
+        most: u16,
     },
     /// A segment has no bytes, or the buffer has no segments (VIRTIO 1.4, 2.7.5).
     Empty {
@@ -127,10 +128,10 @@ impl fmt::Display for Reject {
                     "the queue is full: {needed} descriptors are needed, {free} are free"
                 )
             }
-            Self::TooManySegments { needed, size } => {
+            Self::TooManySegments { needed, most } => {
                 write!(
                     f,
-                    "a chain of {needed} descriptors cannot fit a queue of {size}"
+                    "a chain of {needed} descriptors never fits: {most} are the most"
                 )
             }
             Self::Empty { index } => write!(f, "segment {index} is empty"),

@@ -139,6 +139,8 @@ struct Core<P: Platform, B: DmaBuf> {
     kicks: u64,
     suppressed: u64,
     overruns: u64,
+    /// Descriptors that a chain has at most, in a table or in the ring.
+    longest: u16,
     index: QueueIndex,
     epoch: Epoch,
     /// Its device is done with it: mappings have ended, and slots are in line.
@@ -167,6 +169,7 @@ pub(crate) struct Parts<P: Platform, B: DmaBuf> {
     pub(crate) cells: Option<CellMemory<P>>,
     pub(crate) tables: Option<TableMemory<P>>,
     pub(crate) mappings: Storage<MappingSlot>,
+    pub(crate) longest: u16,
     pub(crate) index: QueueIndex,
     pub(crate) epoch: Epoch,
 }
@@ -180,6 +183,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             cells,
             tables,
             mappings,
+            longest,
             index,
             epoch,
         } = parts;
@@ -193,6 +197,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             kicks: 0,
             suppressed: 0,
             overruns: 0,
+            longest,
             index,
             epoch,
             withdrawn: false,

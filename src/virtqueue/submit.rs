@@ -74,8 +74,8 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
 struct Abandoned {
     why: Reject,
     chain: ChainInfo,
-    /// The table was too short: descriptors in the ring may do.
-    table_full: bool,
+    /// There was no room where it was being laid.
+    full: bool,
 }
 
 impl<P: Platform, B: DmaBuf> Core<P, B> {
@@ -103,7 +103,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
                 && (needed >= INDIRECT_FROM || needed > free)
         });
         // A buffer of no segments, too: in order, the slot behind the last free one is in use.
-        if (if table { 1 } else { needed.max(1) }) > free {
+        if (if table { 1 } else { needed.max(1) }) > free || needed > usize::from(self.longest) {
             return Err(self.no_room(buf, needed));
         }
         let head = self.ring.counts.head();
@@ -114,13 +114,18 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         let laying = Laying(self, head);
         let mut laid = laying.0.lay(header, segments, reply, head, table);
         if let Err(Abandoned {
-            table_full: true,
+            full: true,
             ref chain,
             ..
         }) = laid
+            && (table || laying.0.tables.is_some())
         {
+            // The platform made more pieces than there are segments: the other place may do.
             laying.0.unwind(head, chain);
-            laid = laying.0.lay(header, segments, reply, head, false);
+            if !table {
+                laying.0.ring.retract(chain.pieces);
+            }
+            laid = laying.0.lay(header, segments, reply, head, !table);
         }
         if let Err(Abandoned { ref chain, .. }) = laid {
             laying.0.unwind(head, chain);
@@ -162,11 +167,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         };
         match self.lay_pieces(header, segments, head, &mut chain) {
             Ok(()) => Ok(chain),
-            Err((why, table_full)) => Err(Abandoned {
-                why,
-                chain,
-                table_full,
-            }),
+            Err((why, full)) => Err(Abandoned { why, chain, full }),
         }
     }
 
@@ -304,20 +305,21 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// Whether another piece fits.
     #[inline]
     fn check_room(&self, chain: &ChainInfo) -> Result<(), (Reject, bool)> {
-        let (pieces, table) = (chain.pieces, chain.table);
-        if pieces < self.room(chain) {
+        if chain.pieces < self.room(chain) {
             return Ok(());
         }
-        Err((self.full(usize::from(pieces).wrapping_add(1)), table))
+        let needed = usize::from(chain.pieces).wrapping_add(1);
+        Err((self.full(needed), true))
     }
 
     /// Pieces that a chain can have.
     #[inline]
     fn room(&self, chain: &ChainInfo) -> u16 {
-        match &self.tables {
+        let place = match &self.tables {
             Some(tables) if chain.table => tables.entries(),
             _ => self.ring.free(),
-        }
+        };
+        place.min(self.longest)
     }
 
     /// Where the mapping of the next piece of a chain is kept.
@@ -413,9 +415,9 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     fn full(&self, needed: usize) -> Reject {
         match self.ring.fault() {
             Some(fault) => Reject::Broken(fault),
-            None if needed > usize::from(self.ring.size()) => Reject::TooManySegments {
+            None if needed > usize::from(self.longest) => Reject::TooManySegments {
                 needed,
-                size: self.ring.size(),
+                most: self.longest,
             },
             None => Reject::Full {
                 needed,

@@ -269,7 +269,7 @@ impl<P: Platform, M: StableBytesMut> Traffic<'_, P, M> {
     fn put_back(&mut self, rejected: Rejected<Chain<M>>) {
         match rejected.why {
             Reject::Full { .. } => self.recycle(rejected.buf),
-            Reject::TooManySegments { size, .. } if size < 8 => self.recycle(rejected.buf),
+            Reject::TooManySegments { most, .. } if most < 8 => self.recycle(rejected.buf),
             why => self.rig.fail(why),
         }
     }
