@@ -299,8 +299,13 @@ impl<P: Platform> PackedMemory<P> {
     /// Writes a descriptor: address; then length, id and flags.
     #[inline(always)] // two stores
     pub(crate) fn set_descriptor(&self, at: u32, addr: u64, second: u64) {
-        self.set_addr(at, addr);
-        self.set_word(at, second);
+        if let Some(offset) = self.offset(at) {
+            // SAFETY: invariants 1 and 2: a descriptor of the ring.
+            unsafe { self.desc.set_u64(offset, addr) };
+            // SAFETY: as above; it has two words.
+            let word = unsafe { self.desc.word_u64(offset + 8) };
+            word.store(second.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// Writes the first word of a descriptor: the address.

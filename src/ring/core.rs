@@ -811,6 +811,7 @@ impl Counts {
     #[inline(always)] // a comparison, and it is made anyway
     fn claim<F: Format>(&self, format: &F, len: u32, writable: u32) -> u32 {
         if len > writable {
+            longer();
             format.excess(self, len, writable)
         } else {
             len
@@ -853,7 +854,7 @@ impl Counts {
     }
 }
 
-/// Tells the compiler to lay code out for chains of one descriptor.
+/// Tells the compiler to lay code out for chains of one descriptor, and for honest lengths.
 #[cold]
 fn longer() {}
 
