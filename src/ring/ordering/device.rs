@@ -301,6 +301,13 @@ impl PackedDevice {
         start: u16,
     ) -> Self {
         let start = Position::start(start);
+        // As if so many descriptors had come and gone, each of which was marked used.
+        for at in 0..NUM {
+            let wrap = (at < start.at) == start.wrap;
+            let second = u64::from(used_flags(wrap)) << 48;
+            let word = desc.u64(usize::from(at) * 16 + 8);
+            word.store(second, Ordering::Relaxed);
+        }
         Self {
             desc,
             driver,
@@ -321,6 +328,11 @@ impl PackedDevice {
     fn set_event(&self, event: u32) {
         self.device.u32(0).store(event, Ordering::Relaxed);
     }
+}
+
+/// The flags of a descriptor that is used in a lap.
+fn used_flags(wrap: bool) -> u16 {
+    if wrap { AVAIL | USED } else { 0 }
 }
 
 /// Length, id, flags.
@@ -395,7 +407,7 @@ impl Device for PackedDevice {
         let (id, written) = self.serve(batch);
         // A batch is one descriptor where its first would be (2.8.9).
         let Position { at, wrap } = self.next_used;
-        let flags = if wrap { AVAIL | USED } else { 0 };
+        let flags = used_flags(wrap);
         let second = u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48;
         for _ in batch.iter().flat_map(|taken| 0..taken.descriptors) {
             self.next_used = self.next_used.step();

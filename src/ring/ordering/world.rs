@@ -20,7 +20,7 @@ use crate::ring::core::{Memory, Ring, RingOptions};
 use crate::ring::layout::{USED_ALIGN_SIZE, packed_init, vring_init};
 use crate::ring::storage::Storage;
 use crate::shared::{Area, PackedMemory, SplitMemory, TableMemory};
-use crate::transport::{Doorbell, QueueIndex};
+use crate::transport::QueueIndex;
 use crate::virtqueue::{Completion, Parts, Virtqueue};
 
 /// Descriptors of a model's ring: more than any batch of it has, so that none is a whole lap.
@@ -186,7 +186,7 @@ impl Setup {
             epoch: Epoch::new().unwrap(),
         };
         let driver = Driver {
-            queue: Virtqueue::new(parts, Doorbell::function(|_, _| {}, 0, 0)),
+            queue: Virtqueue::new(parts),
             contents,
             len: 1,
         };
