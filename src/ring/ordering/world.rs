@@ -182,6 +182,7 @@ impl Setup {
             cells: None,
             tables,
             mappings: Storage::heap(0, Default::default),
+            longest: NUM,
             index: QueueIndex(0),
             epoch: Epoch::new().unwrap(),
         };
