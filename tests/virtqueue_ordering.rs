@@ -210,8 +210,8 @@ fn stress<K: Kind>(platform: &Fake<K>, features: Features, size: u16, burst: usi
     platform.assert_no_leaks();
 }
 
-const MANY: usize = scaled(200_000, 200);
-const SOME: usize = scaled(30_000, 100);
+const MANY: usize = scaled(200_000, 40);
+const SOME: usize = scaled(30_000, 16);
 
 #[test]
 fn bug_class_29_and_30_nobody_sleeps_for_ever_with_event_indices() {
@@ -285,7 +285,7 @@ fn bug_class_36_queues_of_one_device_run_in_threads_that_share_nothing() {
         device.serve(queue, |queue, chain| reply(queue, chain, 4));
     });
     let before = device.events().len();
-    let rounds = scaled(3000, 20);
+    let rounds = scaled(3000, 5);
     let threads: Vec<_> = queues
         .into_iter()
         .map(|mut queue| {
