@@ -98,13 +98,15 @@ impl Segment {
 ///
 /// # Safety
 ///
-/// From the moment a segment is named until the value is moved, dropped or borrowed mutably:
+/// From the moment a segment is named until the value is moved, dropped or borrowed mutably by
+/// anything but [`segment`](Self::segment) (naming one segment, or the same again, ends no other):
 ///
 /// 1. The bytes of each segment are initialised and valid at the same address, also while the
 ///    value itself is moved: they live behind it, not in it.
 /// 2. Nobody else writes them; when the segment is writable, nobody else reads them either. A
 ///    device's writes may come from another core at any time.
-/// 3. Pointers are derived so that they may be used as their direction says: for writes, from a
+/// 3. [`count`](Self::count) stays the same.
+/// 4. Pointers are derived so that they may be used as their direction says: for writes, from a
 ///    mutable borrow or a raw pointer.
 ///
 /// The queue names segments only after it has moved the value to where it stays, and touches

@@ -383,6 +383,17 @@ pub(crate) fn fence_from_device() {
     core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
 }
 
+/// Orders everything before it before everything behind it, for the devices of an emulated machine:
+/// see [`full_fence`](crate::ring::notify). Elsewhere than on x86 of 64 bits it is not called.
+#[inline(always)]
+pub(crate) fn mfence() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a barrier, which every CPU of this architecture has.
+    unsafe {
+        core::arch::asm!("mfence", options(nostack, preserves_flags));
+    }
+}
+
 /// Orders everything before it before everything behind it, for a device that is not a CPU.
 #[inline]
 pub(crate) fn fence_with_device() {

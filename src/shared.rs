@@ -193,6 +193,10 @@ impl<P: Platform> SplitMemory<P> {
     }
 }
 
+/// Tells the compiler that no position is beyond its ring.
+#[cold]
+fn beyond() {}
+
 /// A packed ring in one block.
 pub(crate) struct PackedMemory<P: Platform> {
     desc: NonNull<u64>,
@@ -263,42 +267,58 @@ impl<P: Platform> PackedMemory<P> {
         unsafe { transport.enable_queue(queue, self.num(), &self.areas(), vector) }
     }
 
-    /// One of the two words of a descriptor. A position beyond the ring is its first.
+    /// One of the two words of a descriptor; there is none beyond the ring.
     #[inline(always)] // folds into the access
-    fn desc_word(&self, at: u32, second: bool) -> &AtomicU64 {
-        let at = if at < self.num { at as usize } else { 0 };
+    fn desc_word(&self, at: u32, second: bool) -> Option<&AtomicU64> {
+        if at >= self.num {
+            beyond();
+            return None;
+        }
         // SAFETY: invariant 1: the position is below `num`, and a descriptor has two words.
-        let word = unsafe { self.desc.add(at * 2 + usize::from(second)) };
+        let word = unsafe { self.desc.add(at as usize * 2 + usize::from(second)) };
         // SAFETY: invariants 1 and 2; the ring is aligned to 16.
-        unsafe { AtomicU64::from_ptr(word.as_ptr()) }
+        Some(unsafe { AtomicU64::from_ptr(word.as_ptr()) })
+    }
+
+    /// Writes a descriptor: address; then length, id and flags.
+    #[inline(always)] // two stores
+    pub(crate) fn set_descriptor(&self, at: u32, addr: u64, second: u64) {
+        if let (Some(first), Some(rest)) = (self.desc_word(at, false), self.desc_word(at, true)) {
+            first.store(addr.to_le(), Ordering::Relaxed);
+            rest.store(second.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// Writes the first word of a descriptor: the address.
-    #[inline]
+    #[inline(always)] // one store
     pub(crate) fn set_addr(&self, at: u32, addr: u64) {
-        self.desc_word(at, false)
-            .store(addr.to_le(), Ordering::Relaxed);
+        if let Some(word) = self.desc_word(at, false) {
+            word.store(addr.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// Writes the second word of a descriptor: length, id, flags.
     #[inline]
-    pub(crate) fn set_word(&self, at: u32, word: u64) {
-        self.desc_word(at, true)
-            .store(word.to_le(), Ordering::Relaxed);
+    pub(crate) fn set_word(&self, at: u32, second: u64) {
+        if let Some(word) = self.desc_word(at, true) {
+            word.store(second.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// Writes the second word of a descriptor: everything written before is visible to who reads
     /// it.
-    #[inline]
-    pub(crate) fn set_word_release(&self, at: u32, word: u64) {
-        self.desc_word(at, true)
-            .store(word.to_le(), Ordering::Release);
+    #[inline(always)] // one store
+    pub(crate) fn set_word_release(&self, at: u32, second: u64) {
+        if let Some(word) = self.desc_word(at, true) {
+            word.store(second.to_le(), Ordering::Release);
+        }
     }
 
     /// Reads the second word of a descriptor: everything the device wrote before is visible.
-    #[inline]
+    #[inline(always)] // one load
     pub(crate) fn word_acquire(&self, at: u32) -> u64 {
-        u64::from_le(self.desc_word(at, true).load(Ordering::Acquire))
+        let word = self.desc_word(at, true);
+        word.map_or(0, |word| u64::from_le(word.load(Ordering::Acquire)))
     }
 
     /// Writes the driver's event structure: `off_wrap` in the low half, flags in the high one.

@@ -4,6 +4,8 @@
 mod rig;
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use vring::features::{Feature, Features, NegotiateError, Requirement, Wish, negotiate};
 use vring::init::{self, InitFailure, QueueConfig};
 use vring::platform::{Access, Wait};
@@ -180,12 +182,23 @@ fn bug_class_63_and_64_a_legacy_device_is_refused_by_name() {
     assert_eq!(device.accepted(), Features::EMPTY);
 }
 
-/// A transport whose device fails when the driver says `DRIVER_OK`.
+/// When a transport fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    /// Its device does, when the driver says `DRIVER_OK`.
+    AtTheEnd,
+    /// It panics when the device has taken a queue.
+    EnablingAQueue,
+    /// It refuses a queue that the device has taken, and panics when the driver says `FAILED`.
+    GivingUp,
+}
+
+/// A transport that fails.
 #[derive(Debug)]
-struct FailsAtTheEnd(FakeTransport);
+struct Failing(FakeTransport, Fails);
 
 // SAFETY: it is the one within.
-unsafe impl Transport for FailsAtTheEnd {
+unsafe impl Transport for Failing {
     fn device_id(&self) -> DeviceId {
         self.0.device_id()
     }
@@ -197,9 +210,11 @@ unsafe impl Transport for FailsAtTheEnd {
     }
     fn set_status(&mut self, status: Status) {
         self.0.set_status(status);
-        if status.contains(Status::DRIVER_OK) {
+        if status.contains(Status::DRIVER_OK) && self.1 == Fails::AtTheEnd {
             self.0.device().fail();
         }
+        let panics = status.contains(Status::FAILED) && self.1 == Fails::GivingUp;
+        assert!(!panics, "the transport panics");
     }
     fn device_features(&mut self) -> Features {
         self.0.device_features()
@@ -218,7 +233,12 @@ unsafe impl Transport for FailsAtTheEnd {
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError> {
         // SAFETY: as for us.
-        unsafe { self.0.enable_queue(queue, size, areas, vector) }
+        let doorbell = unsafe { self.0.enable_queue(queue, size, areas, vector) };
+        assert_ne!(self.1, Fails::EnablingAQueue, "the transport panics");
+        if self.1 == Fails::GivingUp {
+            return Err(TransportError::QueueNotEnabled { queue });
+        }
+        doorbell
     }
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {
         self.0.set_config_vector(vector)
@@ -246,7 +266,7 @@ fn a_device_that_fails_at_the_last_step_is_reset_and_its_queues_are_freed() {
     let platform = InPlace::new();
     for confirmed in [true, false] {
         let device = device(&platform);
-        let transport = FailsAtTheEnd(device.transport());
+        let transport = Failing(device.transport(), Fails::AtTheEnd);
         let reset = init::reset(transport, &platform).unwrap();
         let mut negotiated = reset.negotiate(&Wish::default()).unwrap();
         let pending = negotiated.queue::<Chunks>(Q, &QueueConfig::new(8)).unwrap();
@@ -279,6 +299,27 @@ fn a_device_that_fails_at_the_last_step_is_reset_and_its_queues_are_freed() {
 }
 
 /// Defends: LC-002h, LC-007.
+#[test]
+fn bug_class_54_a_transport_that_panics_leaves_the_ring_to_the_device() {
+    for fails in [Fails::EnablingAQueue, Fails::GivingUp] {
+        let platform = InPlace::new();
+        let device = device(&platform);
+        let transport = Failing(device.transport(), fails);
+        let reset = init::reset(transport, &platform).unwrap();
+        let mut negotiated = reset.negotiate(&Wish::default()).unwrap();
+        let config = QueueConfig::new(8).cells(16, 1);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            negotiated.queue::<Chunks>(Q, &config).map(drop)
+        }));
+        assert!(outcome.is_err());
+        // The device has the addresses: nothing of it is freed, and that is said.
+        let counts = platform.counts();
+        assert_eq!(counts.regions, 2, "{fails:?}");
+        assert_eq!(counts.leaked_bytes, counts.region_bytes, "{fails:?}");
+        device.assert_clean();
+    }
+}
+
 #[test]
 fn bug_class_33_no_kick_before_driver_ok_and_none_is_forgotten() {
     // A pending queue has no way to kick, which is the point; the first kick comes through.

@@ -11,7 +11,7 @@ use vring::testing::{Bouncing, Discontiguous, FakeDevice, InPlace};
 use vring::transport::{DeviceId, QueueIndex};
 use vring::virtqueue::Reject;
 
-use support::{FEATURES, Q, start, stop};
+use support::{FEATURES, Naming, Q, Ring, start, stop};
 
 type Request = [(Readable<Vec<u8>>, Writable<Vec<u8>>); 1];
 
@@ -74,6 +74,73 @@ fn bug_class_51_the_nth_map_fails() {
     stop(live, queue);
     device.assert_clean();
     platform.assert_no_leaks();
+}
+
+/// A chain that is given up ends its own mappings, and none of those that the device has: the place
+/// behind its last is another chain's, in a table and in order.
+#[test]
+fn bug_class_51_a_chain_that_does_not_fit_ends_no_mapping_of_another() {
+    for ring in Ring::ALL {
+        let _naming = Naming(ring);
+        let platform = Discontiguous::new(8);
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(ring.features);
+        let config = QueueConfig::new(8).indirect(4);
+        let (live, mut queue) = start::<_, Readable<Vec<u8>>>(&platform, &device, &config);
+        for round in 0..20 {
+            queue.submit(Readable(vec![1; 4])).unwrap();
+            queue.submit(Readable(vec![1; 16])).unwrap();
+            queue.kick();
+            let mappings = platform.counts().mappings;
+            // Nine pages, in one segment and in several pieces.
+            let rejected = queue.submit(Readable(vec![2; 72])).unwrap_err();
+            assert!(
+                matches!(
+                    rejected.why,
+                    Reject::Full { .. } | Reject::TooManySegments { .. }
+                ),
+                "round {round}: {rejected:?}"
+            );
+            assert_eq!(platform.counts().mappings, mappings, "round {round}");
+            assert_eq!(device.echo(Q), 2);
+            assert_eq!(queue.drain(|_| ()).unwrap(), 2);
+            assert_eq!((queue.free(), platform.counts().mappings), (8, 0));
+        }
+        stop(live, queue);
+        device.assert_clean();
+        platform.assert_no_leaks();
+    }
+}
+
+/// As above, where the chain was meant for a table.
+#[test]
+fn bug_class_51_a_chain_that_does_not_fit_its_table_ends_no_mapping_of_another() {
+    for ring in Ring::ALL.into_iter().filter(|ring| ring.is_indirect()) {
+        let _naming = Naming(ring);
+        let platform = Discontiguous::new(8);
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(ring.features);
+        let config = QueueConfig::new(8).indirect(4);
+        let (live, mut queue) = start::<_, [Readable<Vec<u8>>; 3]>(&platform, &device, &config);
+        let three = |len| [0; 3].map(|_| Readable(vec![1; len]));
+        // Slots are given out from 0 on, so that the one behind the second's is in use.
+        let first = [three(1), three(1), three(1)].map(|buf| queue.submit(buf).unwrap().slot());
+        assert_eq!(first, [0, 1, 2]);
+        queue.kick();
+        device.with_queue(Q, |queue| {
+            let _oldest = queue.pop();
+            let second = queue.pop().unwrap();
+            queue.complete(second, 0);
+        });
+        assert_eq!(queue.drain(|_| ()).unwrap(), 1);
+        let mappings = platform.counts().mappings;
+        assert_eq!(mappings, 6);
+        // Three segments of three pages: more than the table has, and than the ring.
+        let rejected = queue.submit(three(24)).unwrap_err();
+        assert!(matches!(rejected.why, Reject::Full { .. }), "{rejected:?}");
+        assert_eq!(platform.counts().mappings, mappings);
+        assert_eq!(stop(live, queue).len(), 2);
+        device.assert_clean();
+        platform.assert_no_leaks();
+    }
 }
 
 #[test]

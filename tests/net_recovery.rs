@@ -45,7 +45,7 @@ macro_rules! everywhere {
 
 /// Frame number `i`: with headroom for the header, or without, turn by turn.
 fn frame(i: u8) -> Window<Buffer> {
-    let headroom = if i % 2 == 0 { HEADER + 4 } else { 3 };
+    let headroom = if i.is_multiple_of(2) { HEADER + 4 } else { 3 };
     let len = 60 + usize::from(i);
     let mut memory = buffer(headroom + len + 5);
     memory[headroom..headroom + len].fill(i);

@@ -8,6 +8,7 @@ mod wire;
 
 use vring::buffer::{Window, Writable};
 use vring::device::net::{self, Driver};
+use vring::features::{Feature, Wish};
 use vring::init::{self, InitFailure, QueueConfig, QueueError};
 use vring::platform::Platform;
 use vring::ring::Slot;
@@ -74,6 +75,68 @@ fn storage_limits_the_size<K: Kind>(platform: &Fake<K>) {
         assert_eq!(maker.alive(), 0);
         device.assert_clean();
         platform.assert_no_leaks();
+    }
+}
+
+#[test]
+fn bug_class_51_tables_find_a_place_for_every_mapping() {
+    every_platform!(tables_in_lent_storage);
+}
+
+fn tables_in_lent_storage<K: Kind>(platform: &Fake<K>) {
+    let features = FEATURES[0].with(Feature::INDIRECT_DESC);
+    for mappings in 1..80 {
+        for wanted in [2, 4, 8, 16] {
+            for entries in [0, 1, 2, 4, 8, 9] {
+                let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
+                    .offer(features)
+                    .queues(&[256]);
+                let wish = Wish {
+                    want: features,
+                    ..Wish::default()
+                };
+                let reset = init::reset(device.transport(), platform).unwrap();
+                let mut negotiated = reset.negotiate(&wish).unwrap();
+                let config = QueueConfig::new(wanted).indirect(entries);
+                let pending = negotiated
+                    .queue_in::<Chunks>(Q, &config, storage(16, mappings))
+                    .unwrap();
+                let live = negotiated.finish().unwrap();
+                let mut queue = pending.start(&live).unwrap();
+                let size = usize::from(queue.size());
+                let case = format!("{wanted} of {entries} in {mappings} mappings: {size}");
+                if maps(platform) {
+                    // No larger size would do.
+                    let needed = |size: usize| size * usize::from(entries).min(size).max(1);
+                    assert!(needed(size) <= mappings, "{case}");
+                    let next = size * 2;
+                    assert!(
+                        next > usize::from(wanted) || needed(next) > mappings,
+                        "{case}"
+                    );
+                }
+                let mut maker = Maker::new();
+                let pieces = usize::from(entries).clamp(1, size);
+                for expected in 1..=queue.size() {
+                    match queue.submit(maker.chain(pieces)) {
+                        Ok(_) => {}
+                        Err(_) if expected > 1 => break,
+                        Err(rejected) => panic!("{case}: {rejected}"),
+                    }
+                }
+                let sent = usize::from(queue.outstanding());
+                if maps(platform) {
+                    let counts = platform.counts();
+                    assert_eq!(counts.mappings, sent * pieces, "{case}");
+                }
+                queue.kick();
+                device.serve(Q, |queue, chain| reply(queue, chain, 1));
+                queue.drain(|done| done.into_buf().check(1)).unwrap();
+                drop(support::stop(live, queue));
+                device.assert_clean();
+                platform.assert_no_leaks();
+            }
+        }
     }
 }
 

@@ -113,7 +113,7 @@ unsafe impl DmaBuf for Watched {
     }
 }
 
-/// Defends: PK-008, PK-009, PK-010.
+/// Defends: PK-009, PK-010.
 #[test]
 fn bug_class_20_the_head_becomes_available_after_the_rest_of_its_list() {
     every_platform!(head_last);
@@ -286,7 +286,7 @@ fn bug_class_24_a_kick_is_due_when_the_device_s_event_says_so() {
                 (desc | next | next_wrap << 15, true),
                 (desc | at | (1 - wrap) << 15, false),
                 (
-                    desc | (at + 2) % 8 | (if at >= 6 { 1 - wrap } else { wrap }) << 15,
+                    desc | ((at + 2) % 8) | (if at >= 6 { 1 - wrap } else { wrap }) << 15,
                     false,
                 ),
             ];

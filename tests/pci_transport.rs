@@ -519,15 +519,9 @@ fn a_queue_is_reset_when_both_registers_say_so_and_is_programmed_anew() {
     let mut table = transport
         .enable_msix(&config, |at, len| fake.map(at, len))
         .unwrap();
-    table
-        .set(
-            1,
-            Message {
-                address: 0xfee0_0000,
-                data: 1,
-            },
-        )
-        .unwrap();
+    // SAFETY: a fake device writes nowhere.
+    let message = unsafe { Message::new(0xfee0_0000, 1) };
+    table.set(1, message).unwrap();
     transport.set_driver_features(Feature::VERSION_1 | Feature::RING_RESET);
     enable(&mut transport, 1, 256, Some(1)).unwrap();
     fake.model().reset_reads = 3;
@@ -750,10 +744,8 @@ fn msix_is_enabled_with_every_vector_masked_and_intx_off() {
 fn a_vector_is_masked_while_its_message_changes() {
     let (_, fake, _, mut table) = msix();
     fake.model().writes.clear();
-    let message = Message {
-        address: 0x1_fee0_1000,
-        data: 0x4041,
-    };
+    // SAFETY: the device is a model, and writes nowhere.
+    let message = unsafe { Message::new(0x1_fee0_1000, 0x4041) };
     table.set(1, message).unwrap();
     table.unmask(1).unwrap();
     table.set(1, message).unwrap();
@@ -776,6 +768,18 @@ fn a_vector_is_masked_while_its_message_changes() {
         let error = MsixError::NoSuchVector { vector, vectors: 3 };
         assert_eq!(table.set(vector, message), Err(error));
         assert_eq!(table.unmask(vector), Err(error));
+    }
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+#[test]
+fn a_safe_message_is_an_interrupt_and_no_write_to_memory() {
+    for apic_id in 0..=255 {
+        for vector in [0, 0x20, 0xff] {
+            let message = Message::x86(apic_id, vector);
+            let expected = (0xfee0_0000 + 0x1000 * u64::from(apic_id), vector.into());
+            assert_eq!((message.address(), message.data()), expected);
+        }
     }
 }
 

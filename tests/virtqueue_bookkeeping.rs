@@ -283,6 +283,36 @@ fn seen_and_not_taken(platform: &InPlace, ring: Ring) {
 }
 
 #[test]
+fn bug_class_30_a_delayed_interrupt_does_not_wait_for_what_is_not_published() {
+    on_every_ring_in_place(|platform, ring| {
+        for start in 0..16 {
+            let mut rig = Rig::new(platform, ring.features, &config(8, start));
+            for published in 1..=3 {
+                for _ in 0..published {
+                    let buf = rig.maker.chunks(&[(R, 1)]);
+                    rig.queue.submit(buf).unwrap();
+                }
+                rig.queue.kick();
+                let buf = rig.maker.chain(5);
+                rig.queue.submit(buf).unwrap();
+                assert!(!rig.queue.arm_delayed());
+                let woken = rig.device.with_queue(Q, |queue| {
+                    let chains: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+                    assert_eq!(chains.len(), published);
+                    let woken = chains.into_iter().map(|chain| queue.complete(chain, 0));
+                    woken.filter(|&woken| woken).count()
+                });
+                assert!(woken > Some(0), "{published} from {start}");
+                assert_eq!(rig.queue.drain(|_| ()).unwrap(), published);
+                rig.queue.kick();
+                assert_eq!(rig.serve_and_drain(), 1);
+            }
+            rig.finish(0);
+        }
+    });
+}
+
+#[test]
 fn bug_class_04_the_right_head_after_a_chain_was_recycled() {
     every_ring!(right_head_after_recycle);
 }

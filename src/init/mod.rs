@@ -21,6 +21,7 @@
 //! A reset that the device confirmed is a value, [`Quiesced`]: the only key that takes buffers and
 //! rings back out of a queue. It opens the queues of this device and of this initialisation only.
 
+mod controls;
 mod errors;
 mod queue;
 mod queue_reset;
@@ -34,6 +35,7 @@ use crate::platform::{Platform, Wait};
 use crate::transport::{QueueAreas, QueueIndex, Status, Transport};
 use crate::virtqueue::{Closed, QueueStorage, Virtqueue};
 
+pub use controls::Controls;
 pub use errors::{Aborted, InitError, InitFailure, Leaked, QueueError, QueueResetError};
 pub use queue::QueueConfig;
 use queue::{MakeError, Maker};
@@ -116,10 +118,10 @@ impl<P: Platform, T: Transport> Reset<P, T> {
         &self.transport
     }
 
-    /// The transport. Its type is hidden, so that it cannot be exchanged for another device's.
+    /// The transport, for configuration and interrupts: see [`Controls`].
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut dyn Transport {
-        &mut self.transport
+    pub fn transport_mut(&mut self) -> Controls<'_> {
+        Controls(&mut self.transport)
     }
 
     /// Acknowledges the device and agrees on features: steps 2 to 6, each status bit by a write of
@@ -227,10 +229,10 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
         &self.transport
     }
 
-    /// The transport, to write configuration. Its type is hidden: see [`Live::transport_mut`].
+    /// The transport, to write configuration: see [`Live::transport_mut`].
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut dyn Transport {
-        &mut self.transport
+    pub fn transport_mut(&mut self) -> Controls<'_> {
+        Controls(&mut self.transport)
     }
 
     /// The platform.
@@ -285,11 +287,12 @@ impl<P: Platform, T: Transport> Negotiated<P, T> {
                 Ok(PendingQueue(queue))
             }
             Err(MakeError::Before(why)) => Err(why),
-            Err(MakeError::Exposed(parts, error)) => {
-                // The device may have taken the addresses: only a reset tells.
+            Err(MakeError::Exposed(queue, error)) => {
+                // The device may have taken the addresses: only a reset tells. Without its word the
+                // queue is leaked, which it says itself.
                 let outcome = self.give_up();
-                if outcome.is_err() {
-                    Virtqueue::leak(parts);
+                if outcome.is_ok() {
+                    drop(queue.take_apart());
                 }
                 self.failed = Some(outcome);
                 Err(QueueError::Transport(error))
@@ -445,12 +448,12 @@ impl<P: Platform, T: Transport> Live<P, T> {
     /// #     one: &mut vring::init::Live<P, T>,
     /// #     other: &mut vring::init::Live<P, T>,
     /// # ) {
-    /// core::mem::swap(one.transport_mut(), other.transport_mut());
+    /// core::mem::swap(&mut *one.transport_mut(), &mut *other.transport_mut());
     /// # }
     /// ```
     #[must_use]
-    pub fn transport_mut(&mut self) -> &mut dyn Transport {
-        &mut self.transport
+    pub fn transport_mut(&mut self) -> Controls<'_> {
+        Controls(&mut self.transport)
     }
 
     /// Gives the transport back, and leaves the device as it is: its queues can never be taken

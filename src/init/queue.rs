@@ -94,7 +94,7 @@ pub(super) enum MakeError<P: Platform, B: DmaBuf> {
     /// Before the device was told of it.
     Before(QueueError),
     /// The device may have taken the addresses.
-    Exposed(Parts<P, B>, TransportError),
+    Exposed(Virtqueue<P, B>, TransportError),
 }
 
 impl<P: Platform, B: DmaBuf> From<QueueError> for MakeError<P, B> {
@@ -114,7 +114,7 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         let size = self.size(index, config.size)?;
         let regions = self.regions(size, config)?;
         let parts = self.assemble_on_heap(index, size, config, regions);
-        self.expose(parts, index, config)
+        self.expose(parts, config)
     }
 
     #[cfg(feature = "alloc")]
@@ -161,7 +161,7 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         let size = self.size_in(index, config, slots, mappings)?;
         let regions = self.regions(size, config)?;
         let parts = self.assemble_in(index, config, regions, storage);
-        self.expose(parts, index, config)
+        self.expose(parts, config)
     }
 
     /// Makes a queue that was reset anew, in its place, on the heap or in the storage that it was
@@ -185,7 +185,7 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
             #[cfg(not(feature = "alloc"))]
             None => return Err(QueueError::Failed),
         };
-        let new = Virtqueue::unheard(parts);
+        let new = Virtqueue::new(parts);
         drop(core::mem::replace(old, new).take_apart());
         Ok(())
     }
@@ -198,14 +198,9 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         slots: usize,
         mappings: usize,
     ) -> Result<u16, QueueError> {
-        let most = |size: u16, maker: &Self| {
-            let per_slot = maker.mappings_per_slot(size, config);
-            let mapped = mappings.checked_div(per_slot).unwrap_or(usize::MAX);
-            let room = slots.min(mapped).min(usize::from(layout::MAX_QUEUE_SIZE));
-            config.size.min(room as u16)
-        };
-        // A smaller queue may have smaller tables, and so takes fewer mappings.
-        let limit = most(most(config.size, self).max(1), self);
+        let room = slots.min(self.mapped(mappings, config));
+        let room = room.min(usize::from(layout::MAX_QUEUE_SIZE));
+        let limit = config.size.min(room as u16);
         if limit == 0 && config.size != 0 {
             return Err(QueueError::Storage {
                 queue,
@@ -244,6 +239,21 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
         }
     }
 
+    /// The largest size for whose slots so many mappings suffice. A queue that is smaller than its
+    /// tables were to be has smaller tables.
+    fn mapped(&self, mappings: usize, config: &QueueConfig) -> usize {
+        if P::DIRECT {
+            return usize::MAX;
+        }
+        let per_slot = usize::from(self.table_entries(u16::MAX, config).max(1));
+        match mappings.checked_div(per_slot) {
+            Some(size) if size >= per_slot => size,
+            // As many entries as slots.
+            _ => mappings.isqrt(),
+        }
+    }
+
+    #[cfg(feature = "alloc")]
     fn mappings_per_slot(&self, size: u16, config: &QueueConfig) -> usize {
         if P::DIRECT {
             0
@@ -295,28 +305,34 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     fn expose<B: DmaBuf>(
         self,
         parts: Parts<P, B>,
-        index: QueueIndex,
         config: &QueueConfig,
     ) -> Result<Virtqueue<P, B>, MakeError<P, B>> {
-        match parts.ring.expose(self.transport, index, config.vector) {
-            Ok(doorbell) => Ok(Virtqueue::new(parts, doorbell)),
-            Err(error) => Err(MakeError::Exposed(parts, error)),
+        let mut queue = Virtqueue::new(parts);
+        match queue.expose(self.transport, config.vector) {
+            Ok(()) => Ok(queue),
+            Err(error) => Err(MakeError::Exposed(queue, error)),
         }
     }
 
     fn ring_memory(&self, size: u16) -> Result<Memory<P>, QueueError> {
-        if self.features.has(Feature::RING_PACKED) {
-            let layout = layout::packed_init(size).map_err(QueueError::Layout)?;
+        #[cfg(not(vring_ring = "packed"))]
+        if !self.features.has(Feature::RING_PACKED) || cfg!(vring_ring = "split") {
+            let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
             let region = self.region(layout.size(), layout.alignment())?;
-            return PackedMemory::new(region, size)
-                .map(Memory::Packed)
+            return SplitMemory::new(region, size, USED_ALIGN_SIZE)
+                .map(Memory::Split)
                 .map_err(QueueError::Layout);
         }
-        let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
-        let region = self.region(layout.size(), layout.alignment())?;
-        SplitMemory::new(region, size, USED_ALIGN_SIZE)
-            .map(Memory::Split)
-            .map_err(QueueError::Layout)
+        #[cfg(not(vring_ring = "split"))]
+        {
+            let layout = layout::packed_init(size).map_err(QueueError::Layout)?;
+            let region = self.region(layout.size(), layout.alignment())?;
+            PackedMemory::new(region, size)
+                .map(Memory::Packed)
+                .map_err(QueueError::Layout)
+        }
+        #[cfg(vring_ring = "split")]
+        Err(QueueError::Failed)
     }
 
     fn region(&self, size: usize, align: usize) -> Result<DmaRegion<P>, QueueError> {

@@ -146,7 +146,7 @@ impl<P: Platform, T: Transport> Live<P, T> {
             let why = QueueError::Unavailable { queue };
             return Err(RestartError { proof, why });
         }
-        let (parts, error) = match make(self.maker(), queue) {
+        let (mut failed, error) = match make(self.maker(), queue) {
             Ok(queue) => {
                 self.queues = self.queues.saturating_add(1);
                 return Ok(queue);
@@ -155,9 +155,8 @@ impl<P: Platform, T: Transport> Live<P, T> {
                 let proof = Some(proof);
                 return Err(RestartError { proof, why });
             }
-            Err(MakeError::Exposed(parts, error)) => (parts, error),
+            Err(MakeError::Exposed(failed, error)) => (failed, error),
         };
-        let mut failed = Virtqueue::unheard(parts);
         let confirmed = self.settle(&mut failed);
         let proof = confirmed.is_ok().then(|| {
             drop(failed.take_apart());

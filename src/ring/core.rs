@@ -27,7 +27,7 @@ use super::counts::Counts;
 use super::format::{Format, Impossible, Poll};
 use super::packed::Packed;
 use super::split::Split;
-use super::storage::{REPLY, Slot, Storage};
+use super::storage::{DESCRIPTORS, HEADER, REPLY, Slot, Storage};
 use crate::buffer::{DmaBuf, Segment};
 use crate::platform::Platform;
 use crate::shared::{PackedMemory, SplitMemory};
@@ -37,9 +37,12 @@ use crate::virtqueue::Fault;
 /// No slot.
 const NONE: u16 = u16::MAX;
 
-/// The two formats.
+/// The two formats. `--cfg vring_ring="split"` or `"packed"` leaves one: that is for measuring what
+/// the choice costs (`tests/budget`), and makes queues of that format whatever was negotiated.
 pub(crate) enum AnyFormat<P: Platform> {
+    #[cfg(not(vring_ring = "packed"))]
     Split(Split<P>),
+    #[cfg(not(vring_ring = "split"))]
     Packed(Packed<P>),
 }
 
@@ -47,7 +50,9 @@ pub(crate) enum AnyFormat<P: Platform> {
 macro_rules! with_format {
     ($any:expr, $format:ident => $body:expr) => {
         match $any {
+            #[cfg(not(vring_ring = "packed"))]
             $crate::ring::core::AnyFormat::Split($format) => $body,
+            #[cfg(not(vring_ring = "split"))]
             $crate::ring::core::AnyFormat::Packed($format) => $body,
         }
     };
@@ -56,7 +61,9 @@ pub(crate) use with_format;
 
 /// Where a ring's shared memory is.
 pub(crate) enum Memory<P: Platform> {
+    #[cfg(not(vring_ring = "packed"))]
     Split(SplitMemory<P>),
+    #[cfg(not(vring_ring = "split"))]
     Packed(PackedMemory<P>),
 }
 
@@ -79,7 +86,8 @@ pub(crate) struct Ring<P: Platform, T: 'static> {
     pub(crate) format: AnyFormat<P>,
     pub(crate) slots: Storage<Slot<T>>,
     pub(crate) counts: Counts,
-    pub(crate) order: Order,
+    /// Chains come back as they went, and not in any order.
+    pub(crate) in_order: bool,
     /// Running number at the last kick decision.
     kicked: u64,
     start: u64,
@@ -93,23 +101,6 @@ struct Broken {
     fault: Fault,
     next: u64,
     completed: u64,
-}
-
-/// How chains come back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Order {
-    /// As they went, and not in any order.
-    in_order: bool,
-    /// The last of the batch that the device returned in order, and its length.
-    batch: Option<(u32, u32)>,
-}
-
-impl Order {
-    /// Whether chains of a batch are still to be taken.
-    #[inline]
-    pub(crate) fn is_pending(&self) -> bool {
-        self.in_order && self.batch.is_some()
-    }
 }
 
 /// A chain that came back.
@@ -141,6 +132,8 @@ pub(crate) struct ChainInfo {
     pub(crate) table: bool,
     /// Bytes that the device may write.
     pub(crate) writable: u32,
+    /// It begins with a header cell.
+    pub(crate) header: bool,
     /// It ends with a reply cell.
     pub(crate) reply: bool,
 }
@@ -163,13 +156,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         options: RingOptions,
     ) -> Self {
         let RingOptions {
-            event_idx,
-            in_order,
-            strong,
-            start,
+            in_order, start, ..
         } = options;
         let num = match &memory {
+            #[cfg(not(vring_ring = "packed"))]
             Memory::Split(memory) => memory.mask().wrapping_add(1),
+            #[cfg(not(vring_ring = "split"))]
             Memory::Packed(memory) => memory.num(),
         };
         let last = if in_order { 0 } else { NONE };
@@ -178,23 +170,16 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         }
         let mut counts = Counts::new(num, start);
         let format = match memory {
-            Memory::Split(memory) => AnyFormat::Split(Split {
-                memory,
-                event_idx,
-                strong,
-            }),
-            Memory::Packed(memory) => {
-                AnyFormat::Packed(Packed::new(memory, event_idx, strong, &mut counts))
-            }
+            #[cfg(not(vring_ring = "packed"))]
+            Memory::Split(memory) => AnyFormat::Split(Split::new(memory, &options, &mut counts)),
+            #[cfg(not(vring_ring = "split"))]
+            Memory::Packed(memory) => AnyFormat::Packed(Packed::new(memory, &options, &mut counts)),
         };
         let ring = Self {
             format,
             slots,
             counts,
-            order: Order {
-                in_order,
-                batch: None,
-            },
+            in_order,
             kicked: counts.next,
             start: counts.next,
             fault: None,
@@ -213,11 +198,6 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[inline]
     pub(crate) fn size(&self) -> u16 {
         with_format!(&self.format, format => format.num())
-    }
-
-    /// Whether the ring is packed.
-    pub(crate) fn is_packed(&self) -> bool {
-        matches!(self.format, AnyFormat::Packed(_))
     }
 
     /// Chains with the device, or on their way to it.
@@ -246,10 +226,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// Bytes of shared memory.
     pub(crate) fn memory_size(&self) -> usize {
-        match &self.format {
-            AnyFormat::Split(split) => split.memory.size(),
-            AnyFormat::Packed(packed) => packed.memory().size(),
-        }
+        with_format!(&self.format, format => format.memory_size())
     }
 
     /// Hands the ring to a device: see [`SplitMemory::expose`].
@@ -259,18 +236,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         queue: QueueIndex,
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError> {
-        match &self.format {
-            AnyFormat::Split(split) => split.memory.expose(transport, queue, vector),
-            AnyFormat::Packed(packed) => packed.memory().expose(transport, queue, vector),
-        }
+        with_format!(&self.format, format => format.expose(transport, queue, vector))
     }
 
     /// Where the device finds the three areas.
     pub(crate) fn areas(&self) -> QueueAreas {
-        match &self.format {
-            AnyFormat::Split(split) => split.memory.areas(),
-            AnyFormat::Packed(packed) => packed.memory().areas(),
-        }
+        with_format!(&self.format, format => format.areas())
     }
 
     /// The slot behind `node` in its chain or in the free list.
@@ -295,12 +266,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         if let Some(slot) = slots.get_mut(usize::from(head)) {
             slot.number = next;
             slot.writable = chain.writable;
-            slot.tail = if chain.reply {
-                chain.tail | REPLY
-            } else {
-                chain.tail
-            };
-            slot.chain = chain.len;
+            slot.tail = chain.tail;
+            slot.shape = u32::from(chain.len)
+                | if chain.reply { REPLY } else { 0 }
+                | if chain.header { HEADER } else { 0 };
             slot.set_pieces(chain.pieces, chain.table);
         }
         with_format!(format, format => counts.enter(format, next, head, chain.len, chain.behind));
@@ -311,8 +280,11 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[inline]
     pub(crate) fn publish(&mut self) {
         let Self { format, counts, .. } = self;
-        with_format!(format, format => format.publish(counts));
-        counts.published = counts.next;
+        // A ring that is broken has nothing new, and its counts are no index to store.
+        if counts.next != counts.published {
+            with_format!(format, format => format.publish(counts));
+            counts.published = counts.next;
+        }
     }
 
     /// Publishes, and says whether the device wants to be told, and what a doorbell says then;
@@ -344,12 +316,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             format,
             slots,
             counts,
-            order,
+            in_order,
             ..
         } = self;
-        let seen = with_format!(format, format => match ready(format, counts, order) {
+        let seen = with_format!(format, format => match ready(format, counts) {
             Ok(false) => return Ok(None),
-            Ok(true) => counts.see(format, slots, order).map_err(Trouble::from),
+            Ok(true) => counts.see(format, slots, *in_order).map_err(Trouble::from),
             Err(impossible) => Err(impossible.into()),
         });
         seen.map(Some).map_err(|trouble| self.trouble(trouble))
@@ -361,10 +333,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             format,
             slots,
             counts,
-            order,
+            in_order,
             ..
         } = self;
-        let taken = with_format!(format, format => counts.take_seen(format, slots, order, seen));
+        let taken = with_format!(format, format => {
+            counts.take_seen(format, slots, *in_order, seen)
+        });
         taken.map_err(|fault| self.trouble(fault.into()))
     }
 
@@ -388,8 +362,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Asks for an interrupt at the next chain, or `delayed`; true when there is work already.
     #[inline]
     pub(crate) fn arm(&mut self, delayed: bool) -> bool {
-        let raced = with_format!(&self.format, format => format.arm(&self.counts, delayed));
-        raced || self.order.is_pending() || self.fault.is_some()
+        let raced = with_format!(&self.format, format => {
+            format.arm(&self.counts, delayed) || in_batch(format, &self.counts)
+        });
+        raced || self.fault.is_some()
     }
 
     /// Asks for no interrupts.
@@ -425,7 +401,6 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         let Self {
             format,
             counts,
-            order,
             kicked,
             ..
         } = self;
@@ -437,11 +412,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             next: counts.next,
             completed: counts.completed,
         });
+        // No room, nothing to publish or to kick for, and nothing was published that could come back.
         counts.free = 0;
-        // What was not published is never made available, and nobody is told of the rest.
-        counts.next = counts.published;
-        *kicked = counts.next;
-        order.batch = None;
+        (counts.next, counts.published, counts.until) = (0, 0, 0);
+        *kicked = 0;
         with_format!(format, format => format.poison(counts));
     }
 
@@ -477,8 +451,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             return None;
         }
         *kicked = counts.completed;
-        let num = with_format!(format, format => u32::from(format.num()));
-        counts.since = num.wrapping_sub(counts.free);
+        let num = with_format!(format, format => u64::from(format.num()));
+        counts.extra = num
+            .wrapping_sub(counts.free.into())
+            .wrapping_sub(counts.outstanding());
         if counts.next == counts.published {
             self.kick_prepare()
         } else {
@@ -511,18 +487,11 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         self.slots.sort_unstable_by_key(|slot| slot.number);
     }
 
-    /// Notes whether the chain in a slot had a header in front.
-    pub(crate) fn note_header(&mut self, slot: u16, header: bool) {
-        if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
-            slot.writable = header.into();
-        }
-    }
-
     /// Takes the payload out of a place of the line, and whether it had a header. `None` at its
     /// end.
     pub(crate) fn withdraw(&mut self, place: usize) -> Option<Option<(T, bool)>> {
         let slot = self.slots.get_mut(place)?;
-        let header = slot.writable != 0;
+        let header = slot.has_header();
         Some(slot.payload.take().map(|payload| (payload, header)))
     }
 
@@ -563,10 +532,17 @@ impl From<Fault> for Trouble {
     }
 }
 
+/// Whether a chain has come back with the last of its batch, which was seen. Of a split ring the
+/// device's index says that, and a batch that goes beyond it is a lie.
+#[inline(always)] // ends every loop
+fn in_batch<F: Format>(_: &F, counts: &Counts) -> bool {
+    F::BATCH_IS_ONE_LOOK && counts.in_batch()
+}
+
 /// Whether a chain has come back.
 #[inline(always)] // ends every loop
-fn ready<F: Format>(format: &F, counts: &mut Counts, order: &Order) -> Result<bool, Impossible> {
-    if F::BATCH_IS_ONE_LOOK && order.is_pending() {
+fn ready<F: Format>(format: &F, counts: &mut Counts) -> Result<bool, Impossible> {
+    if in_batch(format, counts) {
         return Ok(true);
     }
     match format.poll(counts) {
@@ -582,15 +558,27 @@ pub(crate) fn pop<F: Format, T>(
     format: &F,
     slots: &mut [Slot<T>],
     counts: &mut Counts,
-    order: &mut Order,
+    in_order: bool,
 ) -> Result<Option<Used<T>>, Trouble> {
-    if !ready(format, counts, order)? {
+    // The same twice: compilers make the most of each shape in one of the formats.
+    if F::BATCH_IS_ONE_LOOK {
+        return match in_order {
+            true if !ready(format, counts)? => Ok(None),
+            true => Ok(Some(counts.take_in_order(format, slots, 0)?)),
+            false => match format.poll(counts) {
+                Poll::Ready => Ok(Some(counts.take_any(format, slots, 0)?)),
+                Poll::Empty => Ok(None),
+                Poll::Impossible(impossible) => Err(impossible.into()),
+            },
+        };
+    }
+    if !ready(format, counts)? {
         return Ok(None);
     }
-    let taken = if order.in_order {
-        counts.take_in_order(format, slots, &mut order.batch)
+    let taken = if in_order {
+        counts.take_in_order(format, slots, 0)
     } else {
-        counts.take_any(format, slots)
+        counts.take_any(format, slots, 0)
     };
     Ok(Some(taken?))
 }
@@ -605,34 +593,30 @@ pub(crate) struct Seen {
     assumed: bool,
 }
 
-/// Gives every chain that has come back to `f`; how many there were.
+/// Gives every chain that has come back to `f`; how many there were. It ends however fast the
+/// device is: chains are not made available meanwhile, and each is taken once.
+///
+/// The descriptors of chains of one are counted as free by [`Counts::keep_taken`].
 #[inline(always)] // or the counts are not in registers
 pub(crate) fn drain<F: Format, T>(
     format: &F,
     slots: &mut [Slot<T>],
     counts: &mut Counts,
-    order: &mut Order,
+    in_order: bool,
     mut f: impl FnMut(Used<T>),
 ) -> Result<usize, Trouble> {
-    let most = format.glance(counts)?;
-    let mut drained = 0usize;
-    if order.in_order {
-        let batch = &mut order.batch;
-        while (drained as u64) < most
-            && ((F::BATCH_IS_ONE_LOOK && batch.is_some()) || format.more(counts))
-        {
-            let used = counts.take_in_order(format, slots, batch)?;
-            drained = drained.wrapping_add(1);
-            f(used);
+    let start = counts.completed;
+    let end = format.glance(counts)?;
+    if in_order {
+        while in_batch(format, counts) || format.more(counts, end) {
+            f(counts.take_in_order(format, slots, 1)?);
         }
     } else {
-        while (drained as u64) < most && format.more(counts) {
-            let used = counts.take_any(format, slots)?;
-            drained = drained.wrapping_add(1);
-            f(used);
+        while format.more(counts, end) {
+            f(counts.take_any(format, slots, 1)?);
         }
     }
-    Ok(drained)
+    Ok(counts.completed.wrapping_sub(start) as usize)
 }
 
 impl Counts {
@@ -661,13 +645,11 @@ impl Counts {
         &mut self,
         format: &F,
         slots: &mut [Slot<T>],
+        later: u32,
     ) -> Result<Used<T>, Fault> {
         let (id, claimed) = format.element(self);
         let Some(slot) = slots.get_mut(id as usize) else {
-            return Err(Fault::UsedIdOutOfRange {
-                id,
-                size: format.num(),
-            });
+            return Err(out_of_range(format, id));
         };
         if !self.was_published(slot.number) {
             return Err(Fault::UsedIdNotInFlight { id });
@@ -675,81 +657,64 @@ impl Counts {
         let Some(payload) = slot.payload.take() else {
             return Err(Fault::UsedIdNotInFlight { id });
         };
-        let (number, writable, chain) = (slot.number, slot.writable, slot.chain);
-        let reply = slot.tail & REPLY != 0;
-        let tail = slot.tail & !REPLY;
-        if chain == 1 {
+        let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
+        if shape == 1 {
             slot.next = self.free_head as u16;
-        } else if let Some(tail) = slots.get_mut(usize::from(tail)) {
-            tail.next = self.free_head as u16;
+            self.free_head = id;
+            self.came_back(format, 1, later);
+        } else {
+            longer();
+            let tail = usize::from(slot.tail);
+            if let Some(tail) = slots.get_mut(tail) {
+                tail.next = self.free_head as u16;
+            }
+            self.free_head = id;
+            self.came_back(format, shape & DESCRIPTORS, later);
         }
-        self.free_head = id;
-        self.free = self.free.wrapping_add(chain.into());
-        self.completed = self.completed.wrapping_add(1);
-        format.pass(self, chain);
-        let (slot, written) = (id as u16, claimed.min(writable));
         Ok(Used {
             payload,
-            slot,
+            slot: id as u16,
             number,
-            written,
+            written: claimed.min(writable),
             claimed,
-            reply,
+            reply: shape & REPLY != 0,
             assumed: false,
         })
     }
 
     /// The oldest chain, which is the one that the device names, or was skipped by it.
-    #[inline]
+    #[inline(always)] // a chain is large, and is taken apart at once
     fn take_in_order<F: Format, T>(
         &mut self,
         format: &F,
         slots: &mut [Slot<T>],
-        batch: &mut Option<(u32, u32)>,
+        later: u32,
     ) -> Result<Used<T>, Fault> {
-        let (last, len) = match *batch {
-            Some(batch) => batch,
-            None => {
-                let (id, len) = format.element(self);
-                let Some(slot) = slots.get(id as usize) else {
-                    return Err(Fault::UsedIdOutOfRange {
-                        id,
-                        size: format.num(),
-                    });
-                };
-                if slot.payload.is_none() || !self.was_published(slot.number) {
-                    return Err(Fault::UsedIdNotInFlight { id });
-                }
-                *batch = Some((id, len));
-                (id, len)
-            }
-        };
-        let id = self.oldest;
-        let corrupt = Fault::Corrupt { slot: id as u16 };
-        let slot = slots.get_mut(id as usize).ok_or(corrupt)?;
-        let payload = slot.payload.take().ok_or(corrupt)?;
-        let assumed = id != last;
-        if !assumed {
-            *batch = None;
+        if !self.in_batch() {
+            self.begin_batch(format, slots)?;
         }
-        let (number, writable, chain) = (slot.number, slot.writable, slot.chain);
-        let reply = slot.tail & REPLY != 0;
-        let tail = slot.tail & !REPLY;
-        let claimed = if assumed { writable } else { len };
-        self.oldest = slots
-            .get(usize::from(tail))
-            .map_or(0, |tail| tail.next.into());
-        self.free = self.free.wrapping_add(chain.into());
-        self.completed = self.completed.wrapping_add(1);
-        format.pass(self, chain);
-        let (slot, written) = (id as u16, claimed.min(writable));
+        let id = self.oldest;
+        let slot = slots.get_mut(id as usize).ok_or_else(|| corrupt(id))?;
+        let payload = slot.payload.take().ok_or_else(|| corrupt(id))?;
+        let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
+        let assumed = self.is_skipped();
+        let claimed = if assumed { writable } else { self.batch_len };
+        if shape == 1 {
+            self.oldest = slot.next.into();
+            self.came_back(format, 1, later);
+        } else {
+            longer();
+            let tail = usize::from(slot.tail);
+            self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
+            self.came_back(format, shape & DESCRIPTORS, later);
+        }
         Ok(Used {
             payload,
-            slot,
+            slot: id as u16,
             number,
-            written,
+            written: claimed.min(writable),
             claimed,
-            reply,
+            reply: shape & REPLY != 0,
             assumed,
         })
     }
@@ -757,38 +722,38 @@ impl Counts {
     /// The next chain that came back, when the format says that there is one, with its payload left
     /// where it is. [`take_seen`](Self::take_seen) takes it. The device's words are read here, once.
     fn see<F: Format, T>(
-        &self,
+        &mut self,
         format: &F,
         slots: &[Slot<T>],
-        order: &mut Order,
+        in_order: bool,
     ) -> Result<Seen, Fault> {
-        let (id, len) = order.batch.unwrap_or_else(|| format.element(self));
-        let Some(slot) = slots.get(id as usize) else {
-            return Err(Fault::UsedIdOutOfRange {
-                id,
-                size: format.num(),
+        if !in_order {
+            let (id, claimed) = format.element(self);
+            let slot = self.in_flight(format, slots, id)?;
+            return Ok(Seen {
+                slot: id as u16,
+                written: claimed.min(slot.writable),
+                claimed,
+                assumed: false,
             });
-        };
-        if slot.payload.is_none() || !self.was_published(slot.number) {
-            return Err(Fault::UsedIdNotInFlight { id });
         }
-        let mut seen = Seen {
+        if !self.in_batch() {
+            self.begin_batch(format, slots)?;
+        }
+        let id = self.oldest;
+        let slot = slots.get(id as usize).ok_or_else(|| corrupt(id))?;
+        let assumed = self.is_skipped();
+        let claimed = if assumed {
+            slot.writable
+        } else {
+            self.batch_len
+        };
+        Ok(Seen {
             slot: id as u16,
-            written: len.min(slot.writable),
-            claimed: len,
-            assumed: false,
-        };
-        if order.in_order {
-            order.batch = Some((id, len));
-            seen.assumed = id != self.oldest;
-        }
-        if seen.assumed {
-            seen.slot = self.oldest as u16;
-            let oldest = slots.get(self.oldest as usize);
-            seen.claimed = oldest.map_or(0, |slot| slot.writable);
-            seen.written = seen.claimed;
-        }
-        Ok(seen)
+            written: claimed.min(slot.writable),
+            claimed,
+            assumed,
+        })
     }
 
     /// Takes the chain that was seen.
@@ -796,29 +761,23 @@ impl Counts {
         &mut self,
         format: &F,
         slots: &mut [Slot<T>],
-        order: &mut Order,
+        in_order: bool,
         seen: Seen,
     ) -> Result<Used<T>, Fault> {
-        let corrupt = Fault::Corrupt { slot: seen.slot };
-        let slot = slots.get_mut(usize::from(seen.slot)).ok_or(corrupt)?;
-        let payload = slot.payload.take().ok_or(corrupt)?;
-        let (number, chain) = (slot.number, slot.chain);
-        let reply = slot.tail & REPLY != 0;
-        let tail = usize::from(slot.tail & !REPLY);
-        if order.in_order {
-            if !seen.assumed {
-                order.batch = None;
-            }
+        let id = u32::from(seen.slot);
+        let slot = slots.get_mut(id as usize).ok_or_else(|| corrupt(id))?;
+        let payload = slot.payload.take().ok_or_else(|| corrupt(id))?;
+        let (number, shape) = (slot.number, slot.shape);
+        let tail = usize::from(if shape == 1 { seen.slot } else { slot.tail });
+        if in_order {
             self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
         } else {
             if let Some(tail) = slots.get_mut(tail) {
                 tail.next = self.free_head as u16;
             }
-            self.free_head = seen.slot.into();
+            self.free_head = id;
         }
-        self.free = self.free.wrapping_add(chain.into());
-        self.completed = self.completed.wrapping_add(1);
-        format.pass(self, chain);
+        self.came_back(format, shape & DESCRIPTORS, 0);
         let Seen {
             slot,
             written,
@@ -831,9 +790,48 @@ impl Counts {
             number,
             written,
             claimed,
-            reply,
+            reply: shape & REPLY != 0,
             assumed,
         })
+    }
+
+    /// Reads which chain the device names in order: it and all before it are done.
+    #[inline(always)] // a few comparisons
+    fn begin_batch<F: Format, T>(&mut self, format: &F, slots: &[Slot<T>]) -> Result<(), Fault> {
+        let (id, len) = format.element(self);
+        let slot = self.in_flight(format, slots, id)?;
+        self.until = slot.number.wrapping_add(1);
+        self.batch_len = len;
+        Ok(())
+    }
+
+    /// In order, whether the oldest chain is one that the device skipped.
+    #[inline(always)] // a comparison
+    fn is_skipped(&self) -> bool {
+        self.completed.wrapping_add(1) != self.until
+    }
+
+    /// The slot that the device names, if its chain is with the device.
+    #[inline(always)] // a few comparisons
+    fn in_flight<'a, F: Format, T>(
+        &self,
+        format: &F,
+        slots: &'a [Slot<T>],
+        id: u32,
+    ) -> Result<&'a Slot<T>, Fault> {
+        match slots.get(id as usize) {
+            None => Err(out_of_range(format, id)),
+            Some(slot) if slot.payload.is_some() && self.was_published(slot.number) => Ok(slot),
+            Some(_) => Err(Fault::UsedIdNotInFlight { id }),
+        }
+    }
+
+    /// Counts a chain of so many descriptors as taken, and all but `later` of them as free.
+    #[inline(always)] // the counts are in registers
+    fn came_back<F: Format>(&mut self, format: &F, chain: u32, later: u32) {
+        self.free = self.free.wrapping_add(chain.wrapping_sub(later));
+        self.completed = self.completed.wrapping_add(1);
+        format.pass(self, chain as u16);
     }
 
     /// Whether the chain with this running number was visible to the device.
@@ -843,17 +841,36 @@ impl Counts {
     }
 }
 
-/// Runs `f` with a copy of the counts that can stay in registers. It is written back when `f`
-/// ends, also by a panic.
+/// Tells the compiler to lay code out for chains of one descriptor.
+#[cold]
+fn longer() {}
+
+#[cold]
+fn out_of_range<F: Format>(format: &F, id: u32) -> Fault {
+    let size = format.num();
+    Fault::UsedIdOutOfRange { id, size }
+}
+
+#[cold]
+fn corrupt(id: u32) -> Fault {
+    Fault::Corrupt { slot: id as u16 }
+}
+
+/// Runs `f` with a copy of the counts that can stay in registers. When `f` ends, also by a panic,
+/// `keep` writes back what it may have changed.
 #[inline(always)] // or the copy is not in registers
-pub(crate) fn burst<R>(counts: &mut Counts, f: impl FnOnce(&mut Counts) -> R) -> R {
-    struct WriteBack<'a>(Counts, &'a mut Counts);
-    impl Drop for WriteBack<'_> {
+pub(crate) fn burst<R>(
+    counts: &mut Counts,
+    keep: impl Fn(&Counts, &mut Counts),
+    f: impl FnOnce(&mut Counts) -> R,
+) -> R {
+    struct WriteBack<'a, K: Fn(&Counts, &mut Counts)>(Counts, &'a mut Counts, K);
+    impl<K: Fn(&Counts, &mut Counts)> Drop for WriteBack<'_, K> {
         #[inline(always)] // as above
         fn drop(&mut self) {
-            *self.1 = self.0;
+            (self.2)(&self.0, self.1);
         }
     }
-    let mut copy = WriteBack(*counts, counts);
+    let mut copy = WriteBack(*counts, counts, keep);
     f(&mut copy.0)
 }

@@ -5,6 +5,7 @@
 //! [`Ring`](super::Ring). A call of the queue chooses the format once, a burst too.
 
 use super::counts::Counts;
+use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 
 /// A descriptor, in terms of both formats.
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +58,12 @@ pub(crate) trait Format {
     /// Makes all entered chains visible: one release store.
     fn publish(&self, counts: &mut Counts);
 
-    /// How many chains have come back, at most; at most as many as are with the device.
+    /// The running number up to which chains may have come back: at most all that are published.
     fn glance(&self, counts: &mut Counts) -> Result<u64, Impossible>;
 
-    /// Whether another chain has come back, of those that [`glance`](Self::glance) promised.
-    fn more(&self, counts: &mut Counts) -> bool;
+    /// Whether another chain has come back, of those before `end`, which [`glance`](Self::glance)
+    /// said.
+    fn more(&self, counts: &mut Counts, end: u64) -> bool;
 
     /// Whether a chain has come back, from what is known or by looking.
     fn poll(&self, counts: &mut Counts) -> Poll;
@@ -88,4 +90,21 @@ pub(crate) trait Format {
 
     /// Makes every later look find nothing.
     fn poison(&self, counts: &mut Counts);
+
+    /// Whether the entries of an indirect table are linked.
+    fn tables_are_linked(&self) -> bool;
+
+    /// Bytes of shared memory.
+    fn memory_size(&self) -> usize;
+
+    /// Where the device finds the three areas.
+    fn areas(&self) -> QueueAreas;
+
+    /// Hands the ring to a device: see [`SplitMemory::expose`](crate::shared::SplitMemory::expose).
+    fn expose(
+        &self,
+        transport: &mut impl Transport,
+        queue: QueueIndex,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, TransportError>;
 }

@@ -11,21 +11,38 @@
 //! A descriptor belongs to the slot of its index. It is written once per chain, as two words, and
 //! never read back.
 //!
-//! With `VIRTIO_F_IN_ORDER` descriptors are used round and round (2.7.9), so that a ring of chains
-//! of one descriptor has the same heads in its available ring for ever: an entry that is there
-//! already is not written again, and its line stays with the device.
+//! With `VIRTIO_F_IN_ORDER` descriptors are used round and round (2.7.9), so that while all chains
+//! are of one descriptor, the available ring has the same heads in every lap: an entry that is
+//! there already is not written again, and its line stays with the device.
 
+use super::core::RingOptions;
 use super::counts::Counts;
 use super::format::{Format, Impossible, Piece, Poll};
 use super::notify;
 use crate::platform::Platform;
 use crate::shared::SplitMemory;
+use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 
 /// A split ring's memory, and what was negotiated about it.
 pub(crate) struct Split<P: Platform> {
-    pub(super) memory: SplitMemory<P>,
-    pub(super) event_idx: bool,
-    pub(super) strong: bool,
+    memory: SplitMemory<P>,
+    event_idx: bool,
+    strong: bool,
+}
+
+impl<P: Platform> Split<P> {
+    /// A split ring, and what is known of its entries.
+    pub(super) fn new(memory: SplitMemory<P>, options: &RingOptions, counts: &mut Counts) -> Self {
+        let split = Self {
+            memory,
+            event_idx: options.event_idx,
+            strong: options.strong,
+        };
+        if options.in_order {
+            counts.settled = counts.next.wrapping_add(split.num().into());
+        }
+        split
+    }
 }
 
 impl<P: Platform> Format for Split<P> {
@@ -49,8 +66,16 @@ impl<P: Platform> Format for Split<P> {
     }
 
     #[inline(always)] // one store
-    fn enter(&self, _: &mut Counts, next: u64, head: u16, _: u16) {
-        self.memory.set_avail_entry(next as u32, head);
+    fn enter(&self, counts: &mut Counts, next: u64, head: u16, len: u16) {
+        if next < counts.settled {
+            self.memory.set_avail_entry(next as u32, head);
+        }
+        // Later heads are further on. They are written for a lap, and then as they were again.
+        if len != 1 && counts.settled != u64::MAX {
+            self.memory.set_avail_entry(next as u32, head);
+            let lap = u64::from(self.memory.mask()).wrapping_add(2);
+            counts.settled = next.wrapping_add(lap);
+        }
     }
 
     #[inline(always)] // one store
@@ -65,30 +90,35 @@ impl<P: Platform> Format for Split<P> {
         let ready = counts.seen.wrapping_sub(completed);
         let seen = notify::look_split(&self.memory, self.strong);
         let new = u64::from(seen.wrapping_sub(completed as u16));
-        // Signed: a poisoned count is ahead of everything that was published. And the index does
-        // not go back behind what was seen of it.
-        if new as i64 > with_device as i64 || new < ready {
+        // Nor does the index go back behind what was seen of it.
+        if new > with_device || new < ready {
             return Err(Impossible { seen });
         }
         counts.seen = completed.wrapping_add(new);
-        Ok(new)
+        Ok(counts.seen)
     }
 
-    #[inline(always)] // nothing
-    fn more(&self, _: &mut Counts) -> bool {
-        true
+    #[inline(always)] // a comparison
+    fn more(&self, counts: &mut Counts, end: u64) -> bool {
+        counts.completed != end
     }
 
     #[inline(always)] // the empty look ends every loop
     fn poll(&self, counts: &mut Counts) -> Poll {
-        if counts.seen != counts.completed {
+        let (completed, with_device) = (counts.completed, counts.with_device());
+        if counts.seen != completed {
             return Poll::Ready;
         }
-        match self.glance(counts) {
-            Ok(0) => Poll::Empty,
-            Ok(_) => Poll::Ready,
-            Err(impossible) => Poll::Impossible(impossible),
+        let seen = notify::look_split(&self.memory, self.strong);
+        let new = u64::from(seen.wrapping_sub(completed as u16));
+        if new == 0 {
+            return Poll::Empty;
         }
+        if new > with_device {
+            return Poll::Impossible(Impossible { seen });
+        }
+        counts.seen = completed.wrapping_add(new);
+        Poll::Ready
     }
 
     #[inline(always)] // two loads
@@ -129,7 +159,29 @@ impl<P: Platform> Format for Split<P> {
     }
 
     fn poison(&self, counts: &mut Counts) {
-        counts.completed = counts.next.wrapping_add(1);
-        counts.seen = counts.completed;
+        // Something is always ready, and nothing was published that it could be.
+        counts.completed = 0;
+        counts.seen = 1;
+    }
+
+    fn tables_are_linked(&self) -> bool {
+        true
+    }
+
+    fn memory_size(&self) -> usize {
+        self.memory.size()
+    }
+
+    fn areas(&self) -> QueueAreas {
+        self.memory.areas()
+    }
+
+    fn expose(
+        &self,
+        transport: &mut impl Transport,
+        queue: QueueIndex,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, TransportError> {
+        self.memory.expose(transport, queue, vector)
     }
 }

@@ -15,17 +15,20 @@ pub struct Slot<T> {
     pub(crate) writable: u32,
     /// The next free slot, or the next of the same chain.
     pub(crate) next: u16,
-    /// Last slot of the chain that starts here, and [`REPLY`].
+    /// Last slot of the chain that starts here.
     pub(crate) tail: u16,
-    /// Descriptors of the chain that starts here.
-    pub(crate) chain: u16,
-    /// Its pieces; [`INDIRECT`] more when they are in a table. Beside `chain`, so that both are
-    /// written by one store where there is one of each.
-    pub(crate) pieces: u16,
+    /// Descriptors of the chain that starts here, and [`REPLY`] and [`HEADER`].
+    pub(crate) shape: u32,
+    /// Its pieces; [`INDIRECT`] more when they are in a table.
+    pieces: u16,
 }
 
-/// In [`Slot::tail`]: the chain ends with a reply cell. No slot has so high a number.
-pub(crate) const REPLY: u16 = 0x8000;
+/// In [`Slot::shape`]: the chain ends with a reply cell. No chain is so long.
+pub(crate) const REPLY: u32 = 1 << 16;
+/// Likewise: it begins with a header cell.
+pub(crate) const HEADER: u32 = 1 << 17;
+/// Likewise: its descriptors.
+pub(crate) const DESCRIPTORS: u32 = (1 << 16) - 1;
 /// The most pieces that a chain has in the ring; one in a table has fewer.
 const INDIRECT: u16 = 0x8000;
 
@@ -39,18 +42,16 @@ impl<T> Slot<T> {
             writable: 0,
             next: 0,
             tail: 0,
-            chain: 0,
+            shape: 0,
             pieces: 0,
         }
     }
 }
 
 impl<T> Slot<T> {
-    /// Whether the chain that starts here has more pieces than its payload has segments, on a
-    /// platform that makes one piece of each.
-    pub(crate) fn has_more_pieces_than(&self, segments: usize) -> bool {
-        let reply = usize::from(self.tail & REPLY != 0);
-        usize::from(self.pieces().0) > segments.wrapping_add(reply)
+    /// Whether the chain that starts here, or started last, begins with a header cell.
+    pub(crate) fn has_header(&self) -> bool {
+        self.shape & HEADER != 0
     }
 
     /// Puts a payload in its place. The slot is idle: what it held, if anything, is forgotten, not

@@ -45,7 +45,7 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
     };
     format.describe(&mut ring.counts, head, head, 0, piece, 0);
     let (len, pieces, writable) = (1, 1, 1);
-    let (table, reply) = (false, false);
+    let (table, header, reply) = (false, false, false);
     ring.commit(&ChainInfo {
         tail: head,
         behind,
@@ -53,6 +53,7 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
         pieces,
         table,
         writable,
+        header,
         reply,
     });
     head
@@ -63,7 +64,7 @@ fn come_back(ring: &mut Ring) -> Result<u32, Fault> {
     let AnyFormat::Split(format) = &ring.format else {
         unreachable!("a split ring")
     };
-    match pop(format, &mut ring.slots, &mut ring.counts, &mut ring.order) {
+    match pop(format, &mut ring.slots, &mut ring.counts, ring.in_order) {
         Ok(used) => Ok(used.unwrap().payload),
         Err(trouble) => Err(ring.trouble(trouble)),
     }

@@ -79,7 +79,8 @@ impl MappingSlot {
 pub struct QueueStorage<B: 'static> {
     /// One per descriptor.
     pub slots: &'static mut [Slot<B>],
-    /// One per descriptor; may be empty when the platform is [`DIRECT`](Platform::DIRECT).
+    /// One per descriptor, or as many as [`QueueConfig::indirect`](crate::init::QueueConfig) says
+    /// for each; may be empty when the platform is [`DIRECT`](Platform::DIRECT).
     pub mappings: &'static mut [MappingSlot],
 }
 
@@ -140,6 +141,8 @@ struct Core<P: Platform, B: DmaBuf> {
     overruns: u64,
     index: QueueIndex,
     epoch: Epoch,
+    /// Its device is done with it: mappings have ended, and slots are in line.
+    withdrawn: bool,
 }
 
 impl<P: Platform, B: DmaBuf> OnLeak for Core<P, B> {
@@ -169,7 +172,8 @@ pub(crate) struct Parts<P: Platform, B: DmaBuf> {
 }
 
 impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
-    pub(crate) fn new(parts: Parts<P, B>, doorbell: Doorbell) -> Self {
+    /// A queue that no device knows of yet: [`expose`](Self::expose).
+    pub(crate) fn new(parts: Parts<P, B>) -> Self {
         let Parts {
             ring,
             platform,
@@ -181,7 +185,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         } = parts;
         let core = Core {
             ring,
-            doorbell,
+            doorbell: Doorbell::function(|_, _| {}, 0, 0),
             platform,
             cells,
             tables,
@@ -191,20 +195,23 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             overruns: 0,
             index,
             epoch,
+            withdrawn: false,
         };
         Self {
             core: Leaky::new(core),
         }
     }
 
-    /// A queue that its device does not listen to.
-    pub(crate) fn unheard(parts: Parts<P, B>) -> Self {
-        Self::new(parts, Doorbell::function(|_, _| {}, 0, 0))
-    }
-
-    /// Leaves a queue to a device that may have taken its addresses.
-    pub(crate) fn leak(parts: Parts<P, B>) {
-        drop(Self::unheard(parts));
+    /// Hands the ring to a device. From here on, and also when this fails or panics, the queue is
+    /// leaked rather than freed without proof of a reset.
+    pub(crate) fn expose(
+        &mut self,
+        transport: &mut impl Transport,
+        vector: Option<u16>,
+    ) -> Result<(), TransportError> {
+        let core = &mut *self.core;
+        core.doorbell = core.ring.expose(transport, core.index, vector)?;
+        Ok(())
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -325,8 +332,12 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 ..
             } = ring;
             let odd = with_format!(format, format => {
-                burst(counts, |counts| {
-                    add_burst(format, slots, counts, platform, bufs, &mut submitted)
+                burst(counts, Counts::keep_submitted, |counts| {
+                    let before = counts.next();
+                    let odd = add_burst(format, slots, counts, platform, bufs);
+                    let taken = counts.next().wrapping_sub(before) as usize;
+                    submitted = submitted.wrapping_add(taken);
+                    odd
                 })
             });
             let outcome = match odd {
@@ -403,10 +414,10 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             format,
             slots,
             counts,
-            order,
+            in_order,
             ..
         } = ring;
-        let trouble = with_format!(format, format => match pop(format, slots, counts, order) {
+        let trouble = with_format!(format, format => match pop(format, slots, counts, *in_order) {
             Ok(None) => return Ok(None),
             Ok(Some(used)) => {
                 if used.claimed > used.written {
@@ -442,12 +453,12 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             format,
             slots,
             counts,
-            order,
+            in_order,
             ..
         } = ring;
         let drained = with_format!(format, format => {
-            burst(counts, |counts| {
-                drain(format, slots, counts, order, |used| {
+            burst(counts, Counts::keep_taken, |counts| {
+                drain(format, slots, counts, *in_order, |used| {
                     if used.claimed > used.written {
                         *overruns = overruns.wrapping_add(1);
                     }
@@ -536,17 +547,6 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         }
     }
 
-    /// Hands the ring to a device.
-    pub(crate) fn expose(
-        &mut self,
-        transport: &mut impl Transport,
-        vector: Option<u16>,
-    ) -> Result<(), TransportError> {
-        let core = &mut *self.core;
-        core.doorbell = core.ring.expose(transport, core.index, vector)?;
-        Ok(())
-    }
-
     /// Tells the device of what it has, if it wants to be told: it may have missed it.
     pub(crate) fn remind(&mut self) {
         let core = &mut *self.core;
@@ -562,7 +562,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     fn drain_and_unmap(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
         let Ring { format, counts, .. } = &mut self.ring;
         let most = match with_format!(format, format => format.glance(counts)) {
-            Ok(most) => most as usize,
+            Ok(end) => counts.until(end),
             Err(impossible) => return Err(self.ring.trouble(impossible.into())),
         };
         for drained in 0..most {
@@ -592,13 +592,12 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
 
     /// Ends all mappings, and lines the buffers up in the order of their submission.
     fn withdraw_all(&mut self) {
+        if core::mem::replace(&mut self.withdrawn, true) {
+            return;
+        }
         for slot in 0..self.ring.size() {
-            if self.ring.is_in_flight(slot) {
-                let header = self.has_header(slot);
-                self.ring.note_header(slot, header);
-                if !P::DIRECT {
-                    self.unmap_chain(slot, 0);
-                }
+            if !P::DIRECT && self.ring.is_in_flight(slot) {
+                self.unmap_chain(slot, 0);
             }
         }
         self.ring.line_up();
@@ -620,7 +619,6 @@ fn add_burst<F: Format, P: Platform, B: DmaBuf>(
     counts: &mut Counts,
     platform: &P,
     bufs: &mut impl Iterator<Item = B>,
-    submitted: &mut usize,
 ) -> Option<Result<B, Rejected<B>>> {
     while counts.free() != 0 {
         let buf = bufs.next()?;
@@ -633,7 +631,6 @@ fn add_burst<F: Format, P: Platform, B: DmaBuf>(
         if let Err(rejected) = add_one(format, slot, counts, platform, buf) {
             return Some(Err(rejected));
         }
-        *submitted = submitted.wrapping_add(1);
     }
     None
 }

@@ -51,9 +51,7 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
                 let next = counts.next();
                 slot.number = next;
                 slot.writable = if writable { len } else { 0 };
-                slot.tail = head;
-                slot.chain = 1;
-                slot.pieces = 1;
+                slot.shape = 1;
                 let behind = slot.next;
                 core::mem::forget(parked);
                 counts.enter(format, next, head, 1, behind);
@@ -124,11 +122,13 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             laying.0.unwind(head, chain);
             laid = laying.0.lay(header, segments, reply, head, false);
         }
+        if let Err(Abandoned { ref chain, .. }) = laid {
+            laying.0.unwind(head, chain);
+        }
         core::mem::forget(laying);
         match laid {
             Ok(chain) => Ok(Ticket::new(head, self.ring.commit(&chain))),
             Err(Abandoned { why, chain, .. }) => {
-                self.unwind(head, &chain);
                 let len = if chain.table { 1 } else { chain.pieces };
                 match self.ring.take_back(head, len) {
                     Some(buf) => Err(Rejected { buf, why }),
@@ -157,6 +157,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             pieces: 0,
             table,
             writable: 0,
+            header: !header.is_empty(),
             reply,
         };
         match self.lay_pieces(header, segments, head, &mut chain) {
@@ -304,14 +305,19 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn check_room(&self, chain: &ChainInfo) -> Result<(), (Reject, bool)> {
         let (pieces, table) = (chain.pieces, chain.table);
-        let room = match &self.tables {
-            Some(tables) if table => tables.entries(),
-            _ => self.ring.free(),
-        };
-        if pieces < room {
+        if pieces < self.room(chain) {
             return Ok(());
         }
         Err((self.full(usize::from(pieces).wrapping_add(1)), table))
+    }
+
+    /// Pieces that a chain can have.
+    #[inline]
+    fn room(&self, chain: &ChainInfo) -> u16 {
+        match &self.tables {
+            Some(tables) if chain.table => tables.entries(),
+            _ => self.ring.free(),
+        }
     }
 
     /// Where the mapping of the next piece of a chain is kept.
@@ -365,7 +371,8 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline]
     fn put_in_table(&self, entry: u16, head: u16, piece: Piece) {
         let Some(tables) = &self.tables else { return };
-        let (flags, next) = if self.ring.is_packed() {
+        let linked = with_format!(&self.ring.format, format => format.tables_are_linked());
+        let (flags, next) = if !linked {
             (0, piece.flags & WRITE)
         } else {
             let next = if piece.flags & NEXT != 0 {
@@ -431,8 +438,10 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     #[inline(never)]
     fn unwind(&mut self, head: u16, chain: &ChainInfo) {
         if !P::DIRECT {
-            // The piece that failed may have been mapped and not been written.
-            for piece in (0..=chain.pieces).rev() {
+            // The piece that failed may have been mapped and not been written, if there was a place
+            // for it: what is behind the last place is another chain's.
+            let end = chain.pieces.saturating_add(1).min(self.room(chain));
+            for piece in (0..end).rev() {
                 let place = self.piece_place(head, chain.table, piece);
                 self.unmap(place, 0);
             }
@@ -447,22 +456,6 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         } else {
             let node = (0..piece).fold(head, |node, _| self.ring.next(node));
             usize::from(node) * per_slot
-        }
-    }
-
-    /// Whether the chain in slot `head` begins with a header cell. The device's words have no part in
-    /// it: cells are not mapped.
-    pub(super) fn has_header(&self, head: u16) -> bool {
-        if P::DIRECT {
-            let slot = self.ring.slots.get(usize::from(head));
-            slot.is_some_and(|slot| {
-                let segments = slot.payload.as_ref().map_or(0, DmaBuf::count);
-                slot.has_more_pieces_than(segments)
-            })
-        } else {
-            let (pieces, table) = self.ring.pieces(head);
-            let first = self.mappings.get(self.piece_place(head, table, 0));
-            pieces != 0 && first.is_some_and(|first| first.0.is_none())
         }
     }
 

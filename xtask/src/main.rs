@@ -19,9 +19,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boots the guest in QEMU with vhost and proves it.
+    // What they do, and their exit codes, is said where their arguments are.
     Qemu(qemu::cli::QemuArgs),
-    /// Runs what must hold before a change is taken.
     Test(test::TestArgs),
     /// Joins what VIRTIO asks of a driver with the tests that defend it.
     Conformance(conformance::ConformanceArgs),

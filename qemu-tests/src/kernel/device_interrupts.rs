@@ -8,7 +8,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use vring::transport::pci::{Message, MsixError, MsixTable, PciTransport};
+use vring::transport::pci::{MsixError, MsixTable, PciTransport};
 use vring::transport::{Interrupt, Native, Transport};
 
 use super::interrupts;
@@ -118,8 +118,8 @@ impl DeviceInterrupts {
                     &noted.config
                 });
             });
-            let (address, data) = local_apic::message(vector.ok_or(InterruptError::NoVector)?);
-            table.set(entry, Message { address, data })?;
+            let message = local_apic::message(vector.ok_or(InterruptError::NoVector)?);
+            table.set(entry, message)?;
             table.unmask(entry)?;
         }
         let mode = Mode::Messages {

@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use log::info;
 use spin::Once;
+use vring::transport::pci::Message;
 use x86_64::registers::model_specific::Msr;
 
 use super::interrupts::{SPURIOUS_VECTOR, Vector};
@@ -110,13 +111,10 @@ pub(super) fn id() -> u32 {
     }
 }
 
-/// Address and data of the message that raises `vector` on this processor: what goes into an
-/// entry of an MSI-X table.
-pub(crate) fn message(vector: Vector) -> (u64, u32) {
-    (
-        0xfee0_0000 | u64::from(id()) << 12,
-        u32::from(vector.number()),
-    )
+/// The message that raises `vector` on this processor: what goes into an entry of an MSI-X table.
+pub(crate) fn message(vector: Vector) -> Message {
+    // The processor that boots has a low number, and there is no other one.
+    Message::x86(id() as u8, vector.number())
 }
 
 /// The controller's timer, once a deadline.

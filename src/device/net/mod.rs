@@ -104,7 +104,7 @@ impl Default for Options {
 pub struct Storage<M: 'static> {
     /// For the receive queue.
     pub receive: QueueStorage<Writable<M>>,
-    /// For the transmit queue.
+    /// For the transmit queue: eight mappings per slot, where there are any.
     pub transmit: QueueStorage<Readable<Window<M>>>,
 }
 

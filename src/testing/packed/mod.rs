@@ -69,8 +69,8 @@ impl Packed {
             let what = format!("the device's event structure is {event:#x} before it started");
             view.report("bug-25", what);
         }
-        let start = view.options.start.into();
-        Ok(Self {
+        let start = u64::from(view.options.start);
+        let ring = Self {
             size,
             desc,
             driver,
@@ -80,7 +80,17 @@ impl Packed {
             visible: start,
             held: None,
             copies: alloc::vec![Raw::default(); n],
-        })
+        };
+        // What comes next was used a lap ago, unless this is the first: in the other lap, a
+        // descriptor that nobody wrote looks used.
+        for number in start.saturating_sub(size.into())..start {
+            ring.store(
+                ring.at(number),
+                ring.used_word(number, 0, 0),
+                Ordering::Relaxed,
+            );
+        }
+        Ok(ring)
     }
 
     /// Where in the ring the descriptor of this number is.

@@ -48,8 +48,8 @@ pub struct QueueOptions {
     pub in_order: bool,
     /// Running number of the first chain of a split ring, of the first descriptor of a packed one.
     /// 0 on a real device; close to 65536 it makes the indices of a split ring wrap soon, and
-    /// anything puts the positions of a packed ring there. A split ring's indices are written into
-    /// it when the device is made.
+    /// anything puts the positions of a packed ring there. The ring is made to look so when the
+    /// device is made: a split ring's indices, the flags of a packed ring's descriptors.
     pub start: u16,
     /// Segments that the device takes in one chain, beside the queue size; 0: any number.
     pub most_segments: u16,

@@ -21,10 +21,43 @@ const VECTOR_MASKED: u32 = 1;
 /// What a vector sends: a 32-bit write to the interrupt controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Where to; a multiple of 4. On x86 `0xfee0_0000 | apic_id << 12`.
-    pub address: u64,
-    /// What. On x86 the interrupt vector.
-    pub data: u32,
+    address: u64,
+    data: u32,
+}
+
+impl Message {
+    /// A write of `data` to `address`, a multiple of 4.
+    ///
+    /// # Safety
+    /// The address is one of an interrupt controller, never memory: the device writes there
+    /// whenever it likes.
+    #[must_use]
+    pub const unsafe fn new(address: u64, data: u32) -> Self {
+        Self { address, data }
+    }
+
+    /// The message that raises `vector` on the processor whose local APIC has this number. Its
+    /// addresses are interrupts on every x86, and memory on none.
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    #[must_use]
+    pub const fn x86(apic_id: u8, vector: u8) -> Self {
+        Self {
+            address: 0xfee0_0000 | (apic_id as u64) << 12,
+            data: vector as u32,
+        }
+    }
+
+    /// Where to.
+    #[must_use]
+    pub const fn address(self) -> u64 {
+        self.address
+    }
+
+    /// What.
+    #[must_use]
+    pub const fn data(self) -> u32 {
+        self.data
+    }
 }
 
 /// Why MSI-X cannot be used.

@@ -8,7 +8,7 @@
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use vring::Platform;
 use vring::buffer::Readable;
@@ -134,15 +134,30 @@ unsafe impl Transport for Board {
 }
 
 /// Returns everything that is available, in order, with length 0.
-struct Device {
+enum Device {
+    Split(SplitDevice),
+    Packed(PackedDevice),
+}
+
+impl Device {
+    #[inline(never)]
+    fn run(&mut self) {
+        match self {
+            Self::Split(device) => device.run(),
+            Self::Packed(device) => device.run(),
+        }
+    }
+}
+
+struct SplitDevice {
     avail: *const u16,
     used: *mut u16,
     num: u16,
     at: u16,
 }
 
-impl Device {
-    #[inline(never)]
+impl SplitDevice {
+    #[inline(always)]
     fn run(&mut self) {
         let word = |i: usize| {
             // SAFETY: `i` is a word of the available ring, which lives until `main` ends.
@@ -164,6 +179,45 @@ impl Device {
         let idx = unsafe { self.used.add(1) };
         // SAFETY: as for the available ring.
         unsafe { AtomicU16::from_ptr(idx) }.store(self.at, Ordering::Release);
+    }
+}
+
+struct PackedDevice {
+    desc: *const u64,
+    num: usize,
+    at: usize,
+    /// The flags AVAIL and USED of a descriptor that is available in this lap.
+    available: u64,
+}
+
+/// The flags AVAIL and USED, where they are in the second word of a descriptor.
+const BOTH: u64 = 1 << 55 | 1 << 63;
+
+impl PackedDevice {
+    #[inline(always)]
+    fn run(&mut self) {
+        loop {
+            // SAFETY: a descriptor of the ring, which lives until `main` ends, has two words.
+            let word = unsafe { self.desc.add(self.at * 2 + 1) };
+            // SAFETY: as above, and every access to it is atomic.
+            let word = unsafe { AtomicU64::from_ptr(word.cast_mut()) };
+            let seen = word.load(Ordering::Acquire);
+            if seen & BOTH != self.available {
+                return;
+            }
+            // The id stays; nothing was written; both flags are as the lap's.
+            let lap = if self.available & 1 << 55 != 0 {
+                BOTH
+            } else {
+                0
+            };
+            word.store(seen & 0xffff << 32 | lap, Ordering::Release);
+            self.at += 1;
+            if self.at == self.num {
+                self.at = 0;
+                self.available ^= BOTH;
+            }
+        }
     }
 }
 
@@ -214,16 +268,23 @@ fn round_single_1(queue: &mut Queue, device: &mut Device, pool: &mut Pool) {
 }
 
 fn main() {
-    let event_idx = std::env::args().any(|arg| arg == "event-idx");
-    let offered = Features::of(&[Feature::VERSION_1, Feature::EVENT_IDX]);
-    let refuse = if event_idx {
-        Features::EMPTY
-    } else {
-        Features::of(&[Feature::EVENT_IDX])
-    };
+    let modes: Vec<String> = std::env::args()
+        .skip(1)
+        .flat_map(|arg| arg.split('+').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let has = |mode: &str| modes.iter().any(|word| word == mode);
+    let mut offered = Features::from(Feature::VERSION_1);
+    for (mode, feature) in [
+        ("event-idx", Feature::EVENT_IDX),
+        ("packed", Feature::RING_PACKED),
+        ("in-order", Feature::IN_ORDER),
+    ] {
+        if has(mode) {
+            offered = offered.with(feature);
+        }
+    }
     let wish = Wish {
         want: offered,
-        refuse,
         ..Wish::default()
     };
     let board = Board {
@@ -246,11 +307,20 @@ fn main() {
     let areas = queue.areas();
     let at = |addr: DmaAddr| std::ptr::with_exposed_provenance_mut::<u16>(addr.0 as usize);
     let num = queue.size();
-    let mut device = Device {
-        avail: at(areas.driver),
-        used: at(areas.device),
-        num,
-        at: 0,
+    let mut device = if has("packed") {
+        Device::Packed(PackedDevice {
+            desc: at(areas.desc).cast(),
+            num: num.into(),
+            at: 0,
+            available: 1 << 55,
+        })
+    } else {
+        Device::Split(SplitDevice {
+            avail: at(areas.driver),
+            used: at(areas.device),
+            num,
+            at: 0,
+        })
     };
 
     let mut pool: Pool = (0..64).map(|_| Readable(vec![0u8; 64].into())).collect();

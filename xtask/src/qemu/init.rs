@@ -15,7 +15,7 @@ use super::channel::{Frame, Outlet, StreamOutlet};
 use super::inner;
 use super::job::Job;
 use super::limits::Deadline;
-use super::outer::{JOB, MODULES, PORT};
+use super::outer::{JOB, MODULES, MOUNTS, PORT};
 use super::stop::Stop;
 use super::tap;
 
@@ -39,12 +39,8 @@ pub(crate) fn main() -> ! {
 }
 
 fn live() -> anyhow::Result<()> {
-    for (kind, place) in [
-        (c"proc", c"/proc"),
-        (c"sysfs", c"/sys"),
-        (c"devtmpfs", c"/dev"),
-        (c"tmpfs", c"/tmp"),
-    ] {
+    // Nothing over `/tmp` or `/run`: the root is in memory, and they may hold what was packed.
+    for (kind, place) in MOUNTS {
         place_filesystem(kind, place)?;
     }
     load_modules()?;

@@ -110,6 +110,12 @@ impl Initramfs {
         Ok(())
     }
 
+    /// The places of all files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = self.entries.iter().filter(|(_, entry)| entry.mode != DIR);
+        files.map(|(path, _)| path.as_path())
+    }
+
     /// Writes the archive; the number of bytes.
     pub(crate) fn write(&self, out: &mut impl Write) -> anyhow::Result<u64> {
         let mut writer = Cpio { out, at: 0, ino: 1 };

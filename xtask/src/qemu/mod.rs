@@ -71,6 +71,7 @@ pub(crate) fn main(args: &QemuArgs, command: Vec<String>) -> u8 {
     let _lock = match session::lock(&out) {
         Ok(lock) => lock,
         Err(stop) => {
+            let stop = unusable(stop, args);
             eprintln!("{stop}");
             return stop.exit_code();
         }
@@ -93,22 +94,46 @@ pub(crate) fn main(args: &QemuArgs, command: Vec<String>) -> u8 {
     finish(&mut report, result, &out);
     if let Err(error) = report.write(&path) {
         eprintln!("{error:#}");
+        if report.ok {
+            // What lies there says that there was no end.
+            finish(&mut report, Err(Stop::Broken(error)), &out);
+        }
     }
     ui.report(&report, &path, args.format);
     report.exit_code
 }
 
+/// A directory that was asked for and cannot be had is the fault of who asked.
+fn unusable(stop: Stop, args: &QemuArgs) -> Stop {
+    match stop {
+        Stop::Broken(error) if args.out.is_some() => Stop::Usage(format!("--out: {error:#}")),
+        stop => stop,
+    }
+}
+
+/// The last `--out` of a command line that cannot be understood.
+fn out_of(words: &[String]) -> Option<PathBuf> {
+    let value = |(at, word): (usize, &String)| match word.strip_prefix("--out") {
+        Some("") => words.get(at + 1).map(PathBuf::from),
+        Some(rest) => rest.strip_prefix('=').map(PathBuf::from),
+        None => None,
+    };
+    words.iter().enumerate().filter_map(value).next_back()
+}
+
 /// Reports a command line that cannot be understood, where the report would have been.
 pub(crate) fn usage_error(command: Vec<String>, message: &str) {
+    let out = out_of(&command).unwrap_or_else(default_out);
     let mut report = Report::unfinished(command);
     report.findings.failures.clear();
     let stop = Stop::Usage(message.trim().into());
-    let out = default_out();
     // A run that holds the place keeps its report.
     let Ok(_lock) = session::lock(&out) else {
         return;
     };
     finish(&mut report, Err(stop), &out);
+    // What lies there is another run's.
+    report.artifacts.clear();
     if let Err(error) = report.write(&out.join(REPORT)) {
         eprintln!("{error:#}");
     }
@@ -215,6 +240,19 @@ mod tests {
             assert_eq!(report.findings.failures.is_empty(), code == 0);
             assert_eq!(report.findings.skipped.len(), usize::from(code == 3));
         }
+    }
+
+    #[test]
+    fn a_report_of_bad_usage_goes_where_it_was_asked_for() {
+        let out = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+            out_of(&words)
+        };
+        assert_eq!(out(&["qemu", "--bogus"]), None);
+        assert_eq!(out(&["qemu", "--out"]), None);
+        assert_eq!(out(&["qemu", "--outer", "x"]), None);
+        assert_eq!(out(&["qemu", "--out", "a", "--bogus"]), Some("a".into()));
+        assert_eq!(out(&["--out=b", "qemu", "--bogus"]), Some("b".into()));
     }
 
     #[test]

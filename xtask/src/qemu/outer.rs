@@ -3,6 +3,7 @@
 //! It boots a distribution kernel with an initramfs made on the spot, whose `/init` is this very
 //! program (see [`super::init`]), and speaks over a virtio-serial port.
 
+use std::ffi::CStr;
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,12 @@ use super::stop::Stop;
 pub(crate) const JOB: &str = "/job.json";
 /// Where the modules lie, and the file that gives their order.
 pub(crate) const MODULES: &str = "/modules";
+/// What the outer machine mounts, and where: what was packed below would be hidden.
+pub(crate) const MOUNTS: [(&CStr, &CStr); 3] = [
+    (c"proc", c"/proc"),
+    (c"sysfs", c"/sys"),
+    (c"devtmpfs", c"/dev"),
+];
 /// Name of the virtio-serial port.
 pub(crate) const PORT: &str = "org.vring.agent";
 /// Where the outer machine's run keeps its logs before they travel home.
@@ -134,11 +141,27 @@ pub(crate) fn pack(job: &Job, kernel: &Kernel, target: &Path) -> Result<(), Stop
     archive.file(Path::new(GUEST), &job.guest);
     let json = serde_json::to_vec(&inside).context("the job has no JSON form")?;
     archive.bytes(Path::new(JOB), json);
+    refuse_hidden(&archive)?;
     let file = std::fs::File::create(target)
         .with_context(|| format!("cannot write {}", target.display()))?;
     let mut out = std::io::BufWriter::new(file);
     archive.write(&mut out)?;
     std::io::Write::flush(&mut out).context("cannot write the initramfs")?;
+    Ok(())
+}
+
+/// Refuses files that the outer machine's own mounts would cover: a checkout in `/dev/shm`.
+fn refuse_hidden(archive: &Initramfs) -> Result<(), Stop> {
+    for (_, place) in MOUNTS {
+        let place = place.to_str().context("a mount point in UTF-8")?;
+        if let Some(path) = archive.files().find(|path| path.starts_with(place)) {
+            return Err(Stop::missing(
+                "a place outside /dev, /proc and /sys for the files of the run",
+                format!("{} is hidden inside the outer machine", path.display()),
+                "move the checkout (or CARGO_TARGET_DIR) elsewhere, or use --vhost off",
+            ));
+        }
+    }
     Ok(())
 }
 

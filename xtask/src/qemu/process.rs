@@ -29,14 +29,20 @@ impl Guarded {
     pub(crate) fn spawn(command: &mut Command) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.process_group(0);
+        let parent = rustix::process::getpid();
         // SAFETY: between fork and exec only `prctl` and `getppid` are called, both of them bare
         // system calls that are async-signal-safe and allocate nothing.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(
                     rustix::process::Signal::KILL,
                 ))?;
-                Ok(())
+                // A parent that died before that call sends no signal any more.
+                if rustix::process::getppid() == Some(parent) {
+                    Ok(())
+                } else {
+                    Err(std::io::ErrorKind::BrokenPipe.into())
+                }
             });
         }
         let child = command

@@ -279,14 +279,15 @@ impl Report {
     }
 }
 
+/// How a file begins that is being written, or was when its run was killed.
+pub(crate) const PARTIAL: &str = ".partial-";
+
 /// Writes a file whole or not at all: beside it first, then renamed over it.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let dir = path.parent().context("a file without a directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let write = || -> anyhow::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(dir)?;
+        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(dir)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         // Temporary files are private by default; a report is for everyone.

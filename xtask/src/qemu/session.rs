@@ -15,7 +15,7 @@ use super::job::{GUEST, Job, Link, Load, PEER, PREFIX};
 use super::limits::{Deadline, TICK};
 use super::outer::{self, Outer};
 use super::provision::{Provision, UNPACKING};
-use super::report::{AccelTrial, Failure, Report, Skipped};
+use super::report::{AccelTrial, Failure, PARTIAL, Report, Skipped};
 use super::stop::Stop;
 use super::ui::Ui;
 use super::{guest, inner, native, probe, process};
@@ -39,12 +39,17 @@ fn lock_file(dir: &Path) -> anyhow::Result<File> {
     File::create(&path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Removes the directories that a killed run left half done.
+/// Removes the directories and files that a killed run left half done.
 fn clear(dir: &Path, prefix: &str) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {
-            std::fs::remove_dir_all(entry.path())
-                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            let path = entry.path();
+            let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     Ok(())
@@ -56,6 +61,7 @@ pub(crate) fn lock(out: &Path) -> Result<File, Stop> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
             clear(out, WORK)?;
+            clear(out, PARTIAL)?;
             Ok(file)
         }
         Err(_) => Err(Stop::missing(

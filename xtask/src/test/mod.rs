@@ -60,7 +60,13 @@ pub(crate) fn main(args: &TestArgs, command: Vec<String>) -> u8 {
         eprintln!("{error:#}");
         return EXIT_FAILED;
     }
-    match run(args, &mut report) {
+    let run = std::panic::AssertUnwindSafe(|| run(args, &mut report));
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+        Err(Stop::Broken(anyhow::anyhow!(
+            "the harness panicked; its message is above, and it is a bug"
+        )))
+    });
+    match result {
         Ok(()) => report.finish(),
         Err(stop) => report.stopped(stop.exit_code(), stop.to_string()),
     }

@@ -128,8 +128,25 @@ impl Run<'_> {
             check,
             "this part of the run reaches its end",
             seen,
-            format!("{SERIAL_LOG} and {QMP_LOG} show what went before"),
+            self.logs(),
         ));
+    }
+
+    /// Where to look on: the logs that exist by now.
+    fn logs(&self) -> String {
+        let mut logs = [SERIAL_LOG, QMP_LOG].to_vec();
+        logs.retain(|name| {
+            self.job
+                .dir
+                .join(name)
+                .metadata()
+                .is_ok_and(|m| m.len() > 0)
+        });
+        match logs[..] {
+            [] => "nothing was logged before it".into(),
+            [one] => format!("{one} shows what went before"),
+            _ => format!("{} show what went before", logs.join(" and ")),
+        }
     }
 
     fn all(&mut self) -> Result<(), Stop> {

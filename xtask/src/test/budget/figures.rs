@@ -10,6 +10,9 @@ use crate::test::section::Outcome;
 /// Figures by function.
 type Figures = BTreeMap<String, f64>;
 
+/// Instructions of a round: mode, function, figure.
+pub(super) type Measured = (String, String, f64);
+
 /// `tests/budget/budget.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,10 +22,22 @@ pub(super) struct Budget {
     /// Words that the program takes, one a run.
     pub(super) modes: Vec<String>,
     tolerance_percent: f64,
-    /// Never more than this, in any mode.
-    limit: Figures,
+    /// Never more than this, by mode and function.
+    limit: BTreeMap<String, Figures>,
+    /// What choosing the ring at run time may cost, by function.
+    choice: BTreeMap<String, Choice>,
     #[serde(default)]
     recorded: Vec<Recorded>,
+}
+
+/// What choosing the ring at run time may cost.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Choice {
+    /// Calls of a queue in a round.
+    calls: f64,
+    /// Instructions of a call.
+    limit: f64,
 }
 
 /// What one compiler made of it, by mode and function.
@@ -57,15 +72,32 @@ impl Compiler {
 impl Budget {
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let budget: Self = toml::from_str(text).context("budget.toml cannot be read")?;
-        for name in budget.limit.keys() {
+        let known = budget.limit.values().flat_map(BTreeMap::keys);
+        for name in known.chain(budget.choice.keys()) {
             let known = budget.functions.contains(name);
             anyhow::ensure!(known, "budget.toml limits {name}, which is not measured");
+        }
+        for mode in budget.limit.keys() {
+            let known = budget.modes.contains(mode);
+            anyhow::ensure!(known, "budget.toml limits {mode}, which is not measured");
         }
         Ok(budget)
     }
 
-    /// Compares figures, each of a mode and a function, with what was recorded for the compiler.
-    pub(super) fn judge(&self, compiler: &Compiler, measured: &[(String, String, f64)]) -> Outcome {
+    /// The modes of each ring.
+    pub(super) fn modes_by_ring(&self) -> [(&'static str, Vec<String>); 2] {
+        let (packed, split) = self.modes.iter().cloned().partition(|mode| is_packed(mode));
+        [("split", split), ("packed", packed)]
+    }
+
+    /// Compares figures with what was recorded for the compiler, and with those of a build that has
+    /// one ring only.
+    pub(super) fn judge(
+        &self,
+        compiler: &Compiler,
+        measured: &[Measured],
+        alone: &[Measured],
+    ) -> Outcome {
         let recorded = self.recorded.iter().find(|r| r.compiler == *compiler);
         let Some(recorded) = recorded else {
             let judged: Vec<String> = self
@@ -102,12 +134,14 @@ impl Budget {
             outcome.judge(*figure <= before * factor, || {
                 format!("{function}, {mode}: {figure:.1} instructions, {before:.1} recorded")
             });
-            if let Some(limit) = self.limit.get(function) {
+            let limit = self.limit.get(mode).and_then(|limit| limit.get(function));
+            if let Some(limit) = limit {
                 outcome.judge(figure <= limit, || {
                     format!("{function}, {mode}: {figure:.1} instructions, {limit:.1} allowed")
                 });
             }
         }
+        self.judge_choice(&mut outcome, measured, alone);
         if better {
             outcome
                 .notes
@@ -118,16 +152,52 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Compares with a build that has one ring only. Over the modes of a ring: a compiler lays a
+    /// single function out a little better in one program than in another.
+    fn judge_choice(&self, outcome: &mut Outcome, measured: &[Measured], alone: &[Measured]) {
+        for (function, choice) in &self.choice {
+            for (ring, packed) in [("split", false), ("packed", true)] {
+                let of = |figures: &[Measured]| -> Vec<f64> {
+                    let of_ring = |f: &&Measured| f.1 == *function && is_packed(&f.0) == packed;
+                    figures.iter().filter(of_ring).map(|f| f.2).collect()
+                };
+                let (chosen, alone) = (of(measured), of(alone));
+                if alone.is_empty() || chosen.len() != alone.len() {
+                    continue;
+                }
+                let more: f64 = chosen.iter().sum::<f64>() - alone.iter().sum::<f64>();
+                let cost = more / alone.len() as f64 / choice.calls;
+                let limit = choice.limit;
+                outcome.notes.push(format!(
+                    "{cost:>6.1} instructions a call for choosing the ring  {function}, {ring}"
+                ));
+                outcome.judge(cost <= limit, || {
+                    format!(
+                        "{function}, {ring}: choosing the ring costs {cost:.1} a call, \
+                         {limit:.1} allowed"
+                    )
+                });
+            }
+        }
+    }
+}
+
+/// Whether a mode is one of the packed ring.
+fn is_packed(mode: &str) -> bool {
+    mode.split('+').any(|word| word == "packed")
+}
+
 /// One line per figure.
-fn notes(measured: &[(String, String, f64)]) -> Vec<String> {
-    let line = |(mode, function, figure): &(String, String, f64)| {
+fn notes(measured: &[Measured]) -> Vec<String> {
+    let line = |(mode, function, figure): &Measured| {
         format!("{figure:>6.1} instructions  {function}, {mode}")
     };
     measured.iter().map(line).collect()
 }
 
 /// What the file would have to say.
-fn block(compiler: &Compiler, measured: &[(String, String, f64)]) -> Vec<String> {
+fn block(compiler: &Compiler, measured: &[Measured]) -> Vec<String> {
     let Compiler { rustc, host } = compiler;
     let mut lines = vec![
         "[[recorded]]".to_owned(),
@@ -137,7 +207,7 @@ fn block(compiler: &Compiler, measured: &[(String, String, f64)]) -> Vec<String>
     let mut last = "";
     for (mode, function, figure) in measured {
         if last != mode {
-            lines.push(format!("[recorded.rounds.{mode}]"));
+            lines.push(format!("[recorded.rounds.\"{mode}\"]"));
         }
         last = mode;
         lines.push(format!("{function} = {figure:.1}"));
@@ -153,8 +223,10 @@ mod tests {
 functions = ["burst", "single"]
 modes = ["flags"]
 tolerance_percent = 2.0
-[limit]
+[limit.flags]
 burst = 100.0
+[choice]
+single = { calls = 4.0, limit = 2.0 }
 [[recorded]]
 rustc = "1.2.3"
 host = "a-b-c"
@@ -168,7 +240,7 @@ single = 160.0
         let figure = |name: &str, figure: f64| ("flags".to_owned(), name.to_owned(), figure);
         let measured = [figure("burst", burst), figure("single", single)];
         let budget = Budget::parse(FILE).unwrap();
-        budget.judge(&compiler.unwrap(), &measured)
+        budget.judge(&compiler.unwrap(), &measured, &[])
     }
 
     #[test]
@@ -217,8 +289,30 @@ single = 160.0
         let text = FILE.replace("single = 160.0", "");
         let budget = Budget::parse(&text).unwrap();
         let compiler = budget.recorded[0].compiler.clone();
-        let outcome = budget.judge(&compiler, &[("flags".into(), "single".into(), 1.0)]);
+        let outcome = budget.judge(&compiler, &[("flags".into(), "single".into(), 1.0)], &[]);
         assert_eq!(outcome.counts.failed, 1);
+    }
+
+    #[test]
+    fn choosing_the_ring_may_cost_so_much_a_call_and_no_more() {
+        let budget = Budget::parse(FILE).unwrap();
+        let compiler = budget.recorded[0].compiler.clone();
+        let figure = |figure: f64| vec![("flags".to_owned(), "single".to_owned(), figure)];
+        let dear = budget.judge(&compiler, &figure(160.0), &figure(151.9));
+        assert!(dear.failures[0].contains("costs 2.0 a call"), "{dear:?}");
+        let cheap = budget.judge(&compiler, &figure(160.0), &figure(152.1));
+        assert_eq!((cheap.counts.passed, cheap.counts.failed), (2, 0));
+    }
+
+    #[test]
+    fn every_mode_belongs_to_one_ring() {
+        let text = FILE.replace(
+            "[\"flags\"]",
+            "[\"flags\", \"packed+in-order\", \"in-order\"]",
+        );
+        let [(_, split), (_, packed)] = Budget::parse(&text).unwrap().modes_by_ring();
+        assert_eq!(split, ["flags", "in-order"]);
+        assert_eq!(packed, ["packed+in-order"]);
     }
 
     #[test]

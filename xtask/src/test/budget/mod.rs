@@ -3,16 +3,19 @@
 //! Instructions, not seconds: the same program gives the same count on a busy machine. They depend
 //! on the compiler, so that `tests/budget/budget.toml` keeps figures by compiler version; with
 //! another compiler the figures are printed, and nothing is judged.
+//!
+//! The program is built three times: with both rings, as everybody has it, and with one of them
+//! only, which tells what choosing the ring at run time costs a call.
 
 mod callgrind;
 mod figures;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
 
-use self::figures::{Budget, Compiler};
+use self::figures::{Budget, Compiler, Measured};
 use super::needs::Need;
 use super::run::{Cmd, Run};
 use super::section::{Check, Outcome};
@@ -41,32 +44,64 @@ fn work(run: &mut Run<'_>) -> Result<Outcome, Stop> {
         .with_context(|| format!("cannot read {}", path.display()))?;
     let budget = Budget::parse(&text)?;
     let target = run.context.target.clone();
-    let build = Cmd::cargo(["build", "--release", "--package", PACKAGE, "--target-dir"]);
-    let printed = run.command(&build.args([&target]))?;
-    if !printed.ok() {
-        return Ok(Outcome::failed("the rounds do not build"));
-    }
-    let program = target.join("release").join(PACKAGE);
-    let mut measured = Vec::new();
-    for mode in &budget.modes {
-        for function in &budget.functions {
-            match measure(run, &program, mode, function)? {
-                Ok(figure) => measured.push((mode.clone(), function.clone(), figure)),
-                Err(why) => return Ok(Outcome::failed(format!("{function}, {mode}: {why}"))),
-            }
+    let measured = match measure_all(run, &budget, &target, "", &budget.modes)? {
+        Ok(figures) => figures,
+        Err(why) => return Ok(Outcome::failed(why)),
+    };
+    let mut alone = Vec::new();
+    for (ring, modes) in budget.modes_by_ring() {
+        match measure_all(
+            run,
+            &budget,
+            &target.join("one-ring").join(ring),
+            ring,
+            &modes,
+        )? {
+            Ok(figures) => alone.extend(figures),
+            Err(why) => return Ok(Outcome::failed(why)),
         }
     }
-    let outcome = budget.judge(&compiler()?, &measured);
+    let outcome = budget.judge(&compiler()?, &measured, &alone);
     for note in &outcome.notes {
         run.say(note)?;
     }
     Ok(outcome)
 }
 
+/// Builds the rounds, with one ring only if it is named, and measures every function in these
+/// modes.
+fn measure_all(
+    run: &mut Run<'_>,
+    budget: &Budget,
+    target: &Path,
+    ring: &str,
+    modes: &[String],
+) -> Result<Result<Vec<Measured>, String>, Stop> {
+    let build = Cmd::cargo(["build", "--release", "--package", PACKAGE, "--target-dir"]);
+    let mut build = build.args([target]);
+    if !ring.is_empty() {
+        build = build.env("RUSTFLAGS", format!("--cfg vring_ring=\"{ring}\""));
+    }
+    if !run.command(&build)?.ok() {
+        return Ok(Err("the rounds do not build".into()));
+    }
+    let program = target.join("release").join(PACKAGE);
+    let mut measured = Vec::new();
+    for mode in modes {
+        for function in &budget.functions {
+            match measure(run, &program, mode, function)? {
+                Ok(figure) => measured.push((mode.clone(), function.clone(), figure)),
+                Err(why) => return Ok(Err(format!("{function}, {mode}: {why}"))),
+            }
+        }
+    }
+    Ok(Ok(measured))
+}
+
 /// Instructions of a round of one function, or why they cannot be told.
 fn measure(
     run: &mut Run<'_>,
-    program: &PathBuf,
+    program: &Path,
     mode: &str,
     function: &str,
 ) -> Result<Result<f64, String>, Stop> {

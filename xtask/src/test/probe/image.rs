@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use anyhow::Context as _;
 use object::read::elf::{ElfFile64, ElfSection64};
 use object::{
-    Object as _, ObjectSection as _, ObjectSymbol as _, RelocationKind, RelocationTarget,
-    SectionFlags, SymbolKind,
+    Object as _, ObjectSection as _, ObjectSymbol, RelocationKind, RelocationTarget, SectionFlags,
+    SymbolKind,
 };
 
 /// A symbol's number.
@@ -20,10 +20,19 @@ pub(super) struct Image {
     code: Vec<bool>,
     /// Who names whom, by relocation.
     edges: HashMap<Node, Vec<Node>>,
+    /// The machine code of functions, by name.
+    bodies: HashMap<String, Vec<u8>>,
 }
 
 /// Addresses that belong to symbols, by first address: end, and the symbol.
 type Map = BTreeMap<u64, (u64, Node)>;
+
+/// The bytes of a function.
+fn body<'a>(file: &ElfFile64<'a>, symbol: &impl ObjectSymbol<'a>) -> Option<&'a [u8]> {
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let (address, size) = (symbol.address(), symbol.size());
+    section.data_range(address, size).ok().flatten()
+}
 
 impl Image {
     /// Reads an ELF file that was linked with its relocations kept.
@@ -33,6 +42,7 @@ impl Image {
             names: Vec::new(),
             code: Vec::new(),
             edges: HashMap::new(),
+            bodies: HashMap::new(),
         };
         let mut map = Map::new();
         for symbol in file.symbols() {
@@ -41,7 +51,11 @@ impl Image {
                 continue;
             }
             let size = symbol.size().max(1);
-            let node = image.push(&name_of(name), symbol.kind() == SymbolKind::Text);
+            let text = symbol.kind() == SymbolKind::Text;
+            let node = image.push(&name_of(name), text);
+            if text && let Some(body) = body(&file, &symbol) {
+                image.bodies.insert(name.into(), body.into());
+            }
             map.insert(symbol.address(), (symbol.address() + size, node));
         }
         anyhow::ensure!(!map.is_empty(), "the image has no symbols");
@@ -101,6 +115,11 @@ impl Image {
         let node = self.push("(constant)", false);
         map.insert(start, (next.unwrap_or(u64::MAX), node));
         node
+    }
+
+    /// The machine code of a function.
+    pub(super) fn code(&self, name: &str) -> Option<&[u8]> {
+        self.bodies.get(name).map(Vec::as_slice)
     }
 
     /// Names that begin so, of functions.
@@ -220,6 +239,7 @@ mod tests {
             names: Vec::new(),
             code: Vec::new(),
             edges: HashMap::new(),
+            bodies: HashMap::new(),
         };
         let mut map = Map::new();
         for (at, name) in [

@@ -22,6 +22,10 @@ use crate::qemu::stop::Stop;
 const PACKAGE: &str = "probe";
 /// Roots that must be in the image: without them an empty image would pass.
 const EXPECTED: [&str; 4] = ["vring_submit", "vring_kick", "vring_drain", "vring_next"];
+/// Roots that write a word and then read the device's.
+const FENCED: [&str; 2] = ["vring_kick", "vring_arm"];
+/// The machine code of `mfence`.
+const MFENCE: [u8; 3] = [0x0f, 0xae, 0xf0];
 /// What roots are called.
 const ROOT_PREFIX: &str = "vring_";
 /// The root that panics, and the feature that adds it.
@@ -45,6 +49,14 @@ pub(crate) fn checks() -> Vec<Check> {
                 .extend(outcome.failures.is_empty().then_some(note));
             Ok(outcome)
         })
+        .needs(need()),
+        Check::new(
+            "bug_class_29_the_full_fence_is_one_to_an_emulator_too",
+            |run| {
+                let image = link(run, &[])?;
+                Ok(image.map_or_else(|outcome| outcome, |image| fenced(&image)))
+            },
+        )
         .needs(need()),
         Check::new("a panic that is there is found", |run| {
             let image = link(run, &["--features", PROVOKED.1])?;
@@ -95,6 +107,18 @@ fn clean(image: &Image) -> Outcome {
     outcome.judge(left.is_empty(), || {
         format!("linked in: {}", left.join(", "))
     });
+    outcome
+}
+
+/// What decides on kicks and on sleep holds the one instruction that QEMU takes for a fence in a
+/// machine of one CPU: `lock or` is none there, and loses kicks.
+fn fenced(image: &Image) -> Outcome {
+    let mut outcome = Outcome::default();
+    for root in FENCED {
+        let code = image.code(root);
+        let fenced = code.is_some_and(|code| code.windows(MFENCE.len()).any(|at| at == MFENCE));
+        outcome.judge(fenced, || format!("{root} has no mfence"));
+    }
     outcome
 }
 
