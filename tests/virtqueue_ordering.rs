@@ -249,7 +249,7 @@ mod bug_class_29_and_30_nobody_sleeps_for_ever {
 #[test]
 fn bug_class_29_and_30_nobody_sleeps_for_ever_in_the_smallest_queue() {
     // One chain at a time: each is a kick and an interrupt, and both sides sleep in between.
-    for ring in [0, 1, 6, 7].map(|i| Ring::ALL[i]) {
+    for ring in [0, 1, 6, 7].map(|i| Ring::EVERY[i]) {
         let _naming = Naming(ring);
         stress(&InPlace::new(), ring.features, 2, 1, SOME / 2);
         stress(&InPlace::new(), ring.features, 4, 2, SOME / 2);
@@ -258,7 +258,7 @@ fn bug_class_29_and_30_nobody_sleeps_for_ever_in_the_smallest_queue() {
 
 #[test]
 fn bug_class_29_and_30_nobody_sleeps_for_ever_where_buffers_are_mapped() {
-    for ring in [0, 1, 6, 7].map(|i| Ring::ALL[i]) {
+    for ring in [0, 1, 6, 7].map(|i| Ring::EVERY[i]) {
         let _naming = Naming(ring);
         stress(&Bouncing::new(), ring.features, 16, 8, SOME / 2);
         stress(&Discontiguous::new(64), ring.features, 16, 8, SOME / 2);
