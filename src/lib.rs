@@ -166,7 +166,7 @@
     )
 )]
 
-#[cfg(any(feature = "alloc", test))]
+#[cfg(any(feature = "alloc", test, vring_loom))]
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
@@ -182,6 +182,7 @@ mod dma;
 
 #[allow(unsafe_code)] // the only accessors of memory that a device also touches
 mod shared;
+mod sync;
 
 #[allow(unsafe_code)] // every load and store of a device register
 mod mmio;

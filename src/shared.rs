@@ -13,20 +13,52 @@
 //!
 //! The orders of the accesses are the business of [`ring::notify`](crate::ring::notify): what is
 //! not named `_release` or `_acquire` here is relaxed.
+//!
+//! The words themselves are those of an [`Area`], which has a second body: under
+//! `--cfg vring_loom` they are loom's, so that a model checker runs everything above it, this file
+//! too, as it is.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::dma::DmaRegion;
 use crate::platform::{DmaAddr, Platform};
 use crate::ring::layout::{self, LayoutError};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 
+#[cfg(not(vring_loom))]
+mod area;
+#[cfg(vring_loom)]
+#[path = "shared/loom.rs"]
+// A model that is wrong ends, and only tests have one.
+#[allow(dead_code, clippy::indexing_slicing, clippy::panic)]
+mod area;
+
+#[cfg(vring_loom)]
+pub(crate) use area::Area;
+#[cfg(not(vring_loom))]
+use area::Area;
+
+/// What an area holds.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    /// Of a split ring, or of an indirect table.
+    Descriptors,
+    /// The available ring and `used_event`.
+    Available,
+    /// The used ring and `avail_event`.
+    Used,
+    /// Of a packed ring: the second word is a control word.
+    PackedDescriptors,
+    /// An event suppression structure.
+    Event,
+}
+
 /// The three areas of a split ring in one block.
 pub(crate) struct SplitMemory<P: Platform> {
-    desc: NonNull<u64>,
-    avail: NonNull<u16>,
-    used: NonNull<u8>,
+    desc: Area,
+    avail: Area,
+    used: Area,
     mask: u32,
     layout: layout::Layout,
     region: DmaRegion<P>,
@@ -51,11 +83,10 @@ impl<P: Platform> SplitMemory<P> {
             // is at least that large.
             unsafe { region.ptr().add(offset) }
         };
-        let (desc, avail, used) = (at(layout.desc), at(layout.avail), at(layout.used));
         Ok(Self {
-            desc: desc.cast(),
-            avail: avail.cast(),
-            used,
+            desc: Area::new(at(layout.desc), Shape::Descriptors, num.into()),
+            avail: Area::new(at(layout.avail), Shape::Available, num.into()),
+            used: Area::new(at(layout.used), Shape::Used, num.into()),
             mask: u32::from(num) - 1,
             layout,
             region,
@@ -100,96 +131,85 @@ impl<P: Platform> SplitMemory<P> {
     #[inline]
     pub(crate) fn set_descriptor(&self, index: u32, addr: u64, len: u32, flags: u16, next: u16) {
         let second = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
-        let offset = (index & self.mask) as usize * 2;
-        // SAFETY: invariant 1: the index is masked.
-        let first = unsafe { self.desc.add(offset) };
-        // SAFETY: invariant 1: a descriptor has two words.
-        let rest = unsafe { first.add(1) };
-        // SAFETY: invariants 1 and 2; the table is aligned to 16.
-        let first = unsafe { AtomicU64::from_ptr(first.as_ptr()) };
-        // SAFETY: as above.
-        let rest = unsafe { AtomicU64::from_ptr(rest.as_ptr()) };
-        first.store(addr.to_le(), Ordering::Relaxed);
-        rest.store(second.to_le(), Ordering::Relaxed);
-    }
-
-    #[inline]
-    fn avail_word(&self, index: usize) -> &AtomicU16 {
-        // SAFETY: invariant 1: callers pass at most `num + 2`, the place of `used_event`.
-        let word = unsafe { self.avail.add(index) };
-        // SAFETY: invariants 1 and 2; the ring is aligned to 2.
-        unsafe { AtomicU16::from_ptr(word.as_ptr()) }
+        let offset = (index & self.mask) as usize * 16;
+        // SAFETY: invariants 1 and 2: the index is masked.
+        unsafe { self.desc.set_u64(offset, addr) };
+        // SAFETY: as above; a descriptor has two words.
+        unsafe { self.desc.set_u64(offset + 8, second) };
     }
 
     /// Writes an entry of the available ring.
     #[inline]
     pub(crate) fn set_avail_entry(&self, index: u32, head: u16) {
-        self.avail_word((index & self.mask) as usize + 2)
-            .store(head.to_le(), Ordering::Relaxed);
+        let offset = (index & self.mask) as usize * 2 + 4;
+        // SAFETY: invariants 1 and 2: the index is masked.
+        unsafe { self.avail.set_u16(offset, head) };
     }
 
     /// Writes the available index: everything written before is visible to who reads it.
     #[inline]
     pub(crate) fn set_avail_idx_release(&self, idx: u16) {
-        self.avail_word(1).store(idx.to_le(), Ordering::Release);
+        // SAFETY: invariants 1 and 2: the second word.
+        let word = unsafe { self.avail.word_u16(2) };
+        word.store(idx.to_le(), Ordering::Release);
     }
 
     /// Writes the available ring's flags.
     #[inline]
     pub(crate) fn set_avail_flags(&self, flags: u16) {
-        self.avail_word(0).store(flags.to_le(), Ordering::Relaxed);
+        // SAFETY: invariants 1 and 2: the first word.
+        let word = unsafe { self.avail.word_u16(0) };
+        word.store(flags.to_le(), Ordering::Relaxed);
     }
 
     /// Writes `used_event`.
     #[inline]
     pub(crate) fn set_used_event(&self, event: u16) {
-        self.avail_word(self.mask as usize + 3)
-            .store(event.to_le(), Ordering::Relaxed);
-    }
-
-    #[inline]
-    fn used_word(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: invariant 1: callers pass at most the offset of `avail_event`.
-        let word = unsafe { self.used.add(offset) };
-        // SAFETY: invariants 1 and 2; the ring is aligned to 4 and the offset is even.
-        unsafe { AtomicU16::from_ptr(word.as_ptr().cast()) }
+        // SAFETY: invariants 1 and 2: the word behind the entries.
+        let word = unsafe { self.avail.word_u16(self.mask as usize * 2 + 6) };
+        word.store(event.to_le(), Ordering::Relaxed);
     }
 
     /// Reads the used index: everything the device wrote before it is visible.
     #[inline]
     pub(crate) fn used_idx_acquire(&self) -> u16 {
-        u16::from_le(self.used_word(2).load(Ordering::Acquire))
+        // SAFETY: invariants 1 and 2: the second word.
+        let word = unsafe { self.used.word_u16(2) };
+        u16::from_le(word.load(Ordering::Acquire))
     }
 
     /// Reads the used ring's flags.
     #[inline]
     pub(crate) fn used_flags(&self) -> u16 {
-        u16::from_le(self.used_word(0).load(Ordering::Relaxed))
+        // SAFETY: invariants 1 and 2: the first word.
+        let word = unsafe { self.used.word_u16(0) };
+        u16::from_le(word.load(Ordering::Relaxed))
     }
 
     /// Reads `avail_event`.
     #[inline]
     pub(crate) fn avail_event(&self) -> u16 {
         let offset = 4 + 8 * (self.mask as usize + 1);
-        u16::from_le(self.used_word(offset).load(Ordering::Relaxed))
+        // SAFETY: invariants 1 and 2: the word behind the elements.
+        let word = unsafe { self.used.word_u16(offset) };
+        u16::from_le(word.load(Ordering::Relaxed))
     }
 
     /// Reads an entry of the used ring: id and length, each once.
     #[inline]
     pub(crate) fn used_element(&self, index: u32) -> (u32, u32) {
         let offset = 4 + 8 * (index & self.mask) as usize;
-        // SAFETY: invariant 1: the index is masked.
-        let id = unsafe { self.used.add(offset) };
-        // SAFETY: invariant 1: an element has two words.
-        let len = unsafe { id.add(4) };
-        // SAFETY: invariants 1 and 2; elements sit at multiples of 4.
-        let id = unsafe { AtomicU32::from_ptr(id.as_ptr().cast()) };
-        // SAFETY: as above.
-        let len = unsafe { AtomicU32::from_ptr(len.as_ptr().cast()) };
-        (
-            u32::from_le(id.load(Ordering::Relaxed)),
-            u32::from_le(len.load(Ordering::Relaxed)),
-        )
+        // SAFETY: invariants 1 and 2: the index is masked.
+        let id = unsafe { self.used.get_u32(offset) };
+        // SAFETY: as above; an element has two words.
+        let len = unsafe { self.used.get_u32(offset + 4) };
+        (id, len)
+    }
+
+    /// The three areas, for a device in a model.
+    #[cfg(all(test, vring_loom))]
+    pub(crate) fn model(&self) -> [Area; 3] {
+        [self.desc.clone(), self.avail.clone(), self.used.clone()]
     }
 }
 
@@ -199,9 +219,9 @@ fn beyond() {}
 
 /// A packed ring in one block.
 pub(crate) struct PackedMemory<P: Platform> {
-    desc: NonNull<u64>,
-    driver: NonNull<u32>,
-    device: NonNull<u32>,
+    desc: Area,
+    driver: Area,
+    device: Area,
     num: u32,
     layout: layout::PackedLayout,
     region: DmaRegion<P>,
@@ -224,11 +244,10 @@ impl<P: Platform> PackedMemory<P> {
             // is at least that large.
             unsafe { region.ptr().add(offset) }
         };
-        let (desc, driver, device) = (at(layout.desc), at(layout.driver), at(layout.device));
         Ok(Self {
-            desc: desc.cast(),
-            driver: driver.cast(),
-            device: device.cast(),
+            desc: Area::new(at(layout.desc), Shape::PackedDescriptors, num.into()),
+            driver: Area::new(at(layout.driver), Shape::Event, 1),
+            device: Area::new(at(layout.device), Shape::Event, 1),
             num: num.into(),
             layout,
             region,
@@ -267,40 +286,38 @@ impl<P: Platform> PackedMemory<P> {
         unsafe { transport.enable_queue(queue, self.num(), &self.areas(), vector) }
     }
 
-    /// One of the two words of a descriptor; there is none beyond the ring.
+    /// Where the descriptor at a position is; there is none beyond the ring.
     #[inline(always)] // folds into the access
-    fn desc_word(&self, at: u32, second: bool) -> Option<&AtomicU64> {
-        if at >= self.num {
-            beyond();
-            return None;
+    fn offset(&self, at: u32) -> Option<usize> {
+        if at < self.num {
+            return Some(at as usize * 16);
         }
-        // SAFETY: invariant 1: the position is below `num`, and a descriptor has two words.
-        let word = unsafe { self.desc.add(at as usize * 2 + usize::from(second)) };
-        // SAFETY: invariants 1 and 2; the ring is aligned to 16.
-        Some(unsafe { AtomicU64::from_ptr(word.as_ptr()) })
+        beyond();
+        None
     }
 
     /// Writes a descriptor: address; then length, id and flags.
     #[inline(always)] // two stores
     pub(crate) fn set_descriptor(&self, at: u32, addr: u64, second: u64) {
-        if let (Some(first), Some(rest)) = (self.desc_word(at, false), self.desc_word(at, true)) {
-            first.store(addr.to_le(), Ordering::Relaxed);
-            rest.store(second.to_le(), Ordering::Relaxed);
-        }
+        self.set_addr(at, addr);
+        self.set_word(at, second);
     }
 
     /// Writes the first word of a descriptor: the address.
     #[inline(always)] // one store
     pub(crate) fn set_addr(&self, at: u32, addr: u64) {
-        if let Some(word) = self.desc_word(at, false) {
-            word.store(addr.to_le(), Ordering::Relaxed);
+        if let Some(offset) = self.offset(at) {
+            // SAFETY: invariants 1 and 2: a descriptor of the ring.
+            unsafe { self.desc.set_u64(offset, addr) };
         }
     }
 
     /// Writes the second word of a descriptor: length, id, flags.
-    #[inline]
+    #[inline(always)] // one store
     pub(crate) fn set_word(&self, at: u32, second: u64) {
-        if let Some(word) = self.desc_word(at, true) {
+        if let Some(offset) = self.offset(at) {
+            // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
+            let word = unsafe { self.desc.word_u64(offset + 8) };
             word.store(second.to_le(), Ordering::Relaxed);
         }
     }
@@ -309,7 +326,9 @@ impl<P: Platform> PackedMemory<P> {
     /// it.
     #[inline(always)] // one store
     pub(crate) fn set_word_release(&self, at: u32, second: u64) {
-        if let Some(word) = self.desc_word(at, true) {
+        if let Some(offset) = self.offset(at) {
+            // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
+            let word = unsafe { self.desc.word_u64(offset + 8) };
             word.store(second.to_le(), Ordering::Release);
         }
     }
@@ -317,30 +336,41 @@ impl<P: Platform> PackedMemory<P> {
     /// Reads the second word of a descriptor: everything the device wrote before is visible.
     #[inline(always)] // one load
     pub(crate) fn word_acquire(&self, at: u32) -> u64 {
-        let word = self.desc_word(at, true);
-        word.map_or(0, |word| u64::from_le(word.load(Ordering::Acquire)))
+        let Some(offset) = self.offset(at) else {
+            return 0;
+        };
+        // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
+        let word = unsafe { self.desc.word_u64(offset + 8) };
+        u64::from_le(word.load(Ordering::Acquire))
     }
 
     /// Writes the driver's event structure: `off_wrap` in the low half, flags in the high one.
     #[inline]
     pub(crate) fn set_driver_event(&self, event: u32) {
-        // SAFETY: invariants 1 and 2; the structure is aligned to 4.
-        let word = unsafe { AtomicU32::from_ptr(self.driver.as_ptr()) };
+        // SAFETY: invariants 1 and 2: the structure is one word.
+        let word = unsafe { self.driver.word_u32(0) };
         word.store(event.to_le(), Ordering::Relaxed);
     }
 
     /// Reads the device's event structure.
     #[inline]
     pub(crate) fn device_event(&self) -> u32 {
-        // SAFETY: invariants 1 and 2; the structure is aligned to 4.
-        let word = unsafe { AtomicU32::from_ptr(self.device.as_ptr()) };
+        // SAFETY: invariants 1 and 2: the structure is one word.
+        let word = unsafe { self.device.word_u32(0) };
         u32::from_le(word.load(Ordering::Relaxed))
+    }
+
+    /// The three areas, for a device in a model.
+    #[cfg(all(test, vring_loom))]
+    pub(crate) fn model(&self) -> [Area; 3] {
+        let (driver, device) = (self.driver.clone(), self.device.clone());
+        [self.desc.clone(), driver, device]
     }
 }
 
 /// Indirect tables, one per slot, in one region.
 pub(crate) struct TableMemory<P: Platform> {
-    base: NonNull<u64>,
+    tables: Area,
     num: u16,
     entries: u16,
     region: DmaRegion<P>,
@@ -364,7 +394,11 @@ impl<P: Platform> TableMemory<P> {
             return None;
         }
         Some(Self {
-            base: region.ptr().cast(),
+            tables: Area::new(
+                region.ptr(),
+                Shape::Descriptors,
+                usize::from(num) * usize::from(entries),
+            ),
             num,
             entries,
             region,
@@ -397,16 +431,16 @@ impl<P: Platform> TableMemory<P> {
             return;
         }
         let index = usize::from(slot) * usize::from(self.entries) + usize::from(entry);
-        // SAFETY: invariant 1: slot and entry were just checked.
-        let first = unsafe { self.base.add(index * 2) };
-        // SAFETY: invariant 1: a descriptor has two words.
-        let rest = unsafe { first.add(1) };
-        // SAFETY: invariants 1 and 2; the tables are aligned to 16.
-        let first = unsafe { AtomicU64::from_ptr(first.as_ptr()) };
-        // SAFETY: as above.
-        let rest = unsafe { AtomicU64::from_ptr(rest.as_ptr()) };
-        first.store(addr.to_le(), Ordering::Relaxed);
-        rest.store(second.to_le(), Ordering::Relaxed);
+        // SAFETY: invariants 1 and 2: slot and entry were just checked.
+        unsafe { self.tables.set_u64(index * 16, addr) };
+        // SAFETY: as above; a descriptor has two words.
+        unsafe { self.tables.set_u64(index * 16 + 8, second) };
+    }
+
+    /// The tables, for a device in a model.
+    #[cfg(all(test, vring_loom))]
+    pub(crate) fn model(&self) -> Area {
+        self.tables.clone()
     }
 }
 

@@ -8,7 +8,7 @@ use vring::device::net::{
     self, Driver, F, Options, RECEIVE_QUEUE, RefillFailure, TRANSMIT_QUEUE, TransmitFailure,
     header_len,
 };
-use vring::features::{Feature, Features};
+use vring::features::{Feature, Features, NegotiateError};
 use vring::init::{InitError, InitFailure, QueueError};
 use vring::platform::DmaError;
 use vring::testing::{
@@ -296,6 +296,76 @@ fn bug_class_54_when_any_allocation_fails_the_driver_leaves_nothing_behind() {
         3,
         "one more has to be failed above"
     );
+}
+
+/// Negotiates under a wish; what was accepted, or why nothing was.
+fn wished(offered: Features, wish: impl FnOnce(&mut Options)) -> Result<Features, InitFailure> {
+    let platform = InPlace::new();
+    let device = device(&platform, offered, 1500);
+    let mut options = options(8, 8);
+    wish(&mut options);
+    let driver = Driver::<_, _, Buffer>::new(platform.clone(), device.transport(), options);
+    let accepted = driver.map(|mut driver| driver.control().features());
+    device.assert_clean();
+    platform.assert_no_leaks();
+    accepted.map_err(|error| error.why)
+}
+
+#[test]
+fn a_user_wants_requires_and_refuses_features() {
+    let error = |error| Err(InitFailure::Features(error));
+    let feature = Feature::EVENT_IDX;
+    let without = OFFERED.without(feature);
+    assert_eq!(wished(OFFERED, |_| {}), Ok(OFFERED));
+    assert_eq!(wished(OFFERED, |o| o.refuse = feature.into()), Ok(without));
+    let wants_little = |o: &mut Options| o.want = F::MAC.into();
+    let little = Feature::VERSION_1 | F::MAC;
+    assert_eq!(wished(OFFERED, wants_little), Ok(little));
+    let wants_all = |o: &mut Options| o.want = Features(u128::MAX);
+    let all = OFFERED | F::CTRL_VQ;
+    assert_eq!(wished(all, wants_all), Ok(OFFERED), "only what it knows");
+
+    let requires = |o: &mut Options| (o.want, o.require) = (Features::EMPTY, feature.into());
+    assert_eq!(wished(OFFERED, requires), Ok(Feature::VERSION_1 | feature));
+    let not_offered = NegotiateError::NotOffered { feature };
+    assert_eq!(wished(without, requires), error(not_offered));
+    let torn = |o: &mut Options| (o.require, o.refuse) = (feature.into(), feature.into());
+    let refused = NegotiateError::Refused { feature };
+    assert_eq!(wished(OFFERED, torn), error(refused));
+    let feature = F::CTRL_VQ;
+    let unknown = |o: &mut Options| o.require = feature.into();
+    let unimplemented = NegotiateError::Unimplemented { feature };
+    assert_eq!(wished(all, unknown), error(unimplemented));
+    let platform_access = |o: &mut Options| o.require = Feature::ACCESS_PLATFORM.into();
+    let all = OFFERED.with(Feature::ACCESS_PLATFORM);
+    assert_eq!(wished(all, platform_access), Ok(all));
+}
+
+#[test]
+fn indirect_tables_are_there_only_where_they_are_accepted_and_asked_for() {
+    let offered = OFFERED.with(Feature::INDIRECT_DESC);
+    for (refuse, indirect, frames) in [
+        (Features::EMPTY, true, 5),
+        (Features::EMPTY, false, 4),
+        (Feature::INDIRECT_DESC.into(), true, 4),
+    ] {
+        let platform = InPlace::new();
+        let device = device(&platform, offered, 1500);
+        let mut options = options(8, 8);
+        (options.refuse, options.indirect) = (refuse, indirect);
+        let mut driver =
+            Driver::<_, _, Buffer>::new(platform.clone(), device.transport(), options).unwrap();
+        // One descriptor, then two for each: the last one is alone, unless it leads to a table.
+        let headroom = core::iter::once(HEADER).chain(core::iter::repeat(0));
+        let taken = headroom.take(9).take_while(|&headroom| {
+            let frame = Window::new(buffer(1536), headroom, 1400);
+            driver.tx().transmit(frame).is_ok()
+        });
+        assert_eq!(taken.count(), frames, "{refuse}, {indirect}");
+        drop(driver);
+        device.assert_clean();
+        platform.assert_no_leaks();
+    }
 }
 
 #[test]
@@ -796,7 +866,8 @@ fn halves_dropped<K: Kind>(make: impl Fn() -> Fake<K>) {
         for confirmed in [true, false] {
             let platform = &make();
             let device = device(platform, OFFERED, 1500);
-            let mut driver = driver(platform, &device, 8, 8);
+            // In pages a buffer may take three descriptors, and three of them are used.
+            let mut driver = driver(platform, &device, 16, 8);
             refill(&mut driver);
             driver.tx().transmit(frame(60, 0, 1)).unwrap();
             driver.tx().kick();

@@ -49,7 +49,7 @@ pub(crate) struct Epoch(usize);
 
 impl Epoch {
     /// `None` when they are used up, after 2^32 initialisations on the smallest machines.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let step = |n: usize| n.checked_add(1);
         NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)

@@ -647,7 +647,7 @@ impl Counts {
         slots: &mut [Slot<T>],
         later: u32,
     ) -> Result<Used<T>, Fault> {
-        let (id, claimed) = format.element(self);
+        let (id, len) = format.element(self);
         let Some(slot) = slots.get_mut(id as usize) else {
             return Err(out_of_range(format, id));
         };
@@ -658,6 +658,7 @@ impl Counts {
             return Err(Fault::UsedIdNotInFlight { id });
         };
         let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
+        let claimed = self.claim(format, len, writable);
         if shape == 1 {
             slot.next = self.free_head as u16;
             self.free_head = id;
@@ -728,8 +729,9 @@ impl Counts {
         in_order: bool,
     ) -> Result<Seen, Fault> {
         if !in_order {
-            let (id, claimed) = format.element(self);
+            let (id, len) = format.element(self);
             let slot = self.in_flight(format, slots, id)?;
+            let claimed = self.claim(format, len, slot.writable);
             return Ok(Seen {
                 slot: id as u16,
                 written: claimed.min(slot.writable),
@@ -801,8 +803,18 @@ impl Counts {
         let (id, len) = format.element(self);
         let slot = self.in_flight(format, slots, id)?;
         self.until = slot.number.wrapping_add(1);
-        self.batch_len = len;
+        self.batch_len = self.claim(format, len, slot.writable);
         Ok(())
+    }
+
+    /// Bytes that the device says it wrote into a chain that has room for `writable`.
+    #[inline(always)] // a comparison, and it is made anyway
+    fn claim<F: Format>(&self, format: &F, len: u32, writable: u32) -> u32 {
+        if len > writable {
+            format.excess(self, len, writable)
+        } else {
+            len
+        }
     }
 
     /// In order, whether the oldest chain is one that the device skipped.

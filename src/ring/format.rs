@@ -71,6 +71,10 @@ pub(crate) trait Format {
     /// The id and the length of the chain that came back.
     fn element(&self, counts: &Counts) -> (u32, u32);
 
+    /// Bytes that the device says it wrote, from the length of [`element`](Self::element), which is
+    /// more than the `written` that the chain holds.
+    fn excess(&self, counts: &Counts, len: u32, written: u32) -> u32;
+
     /// Goes on behind `element`, whose chain has `len` descriptors.
     fn pass(&self, counts: &mut Counts, len: u16);
 

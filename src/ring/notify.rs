@@ -19,12 +19,13 @@
 //! `strong` is `VIRTIO_F_ORDER_PLATFORM` (VIRTIO 1.4, 6.1): the device is not another CPU, and the
 //! order must hold on its way to memory, too. See [`fence_to_device`].
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use crate::mmio::{fence_from_device, fence_to_device, fence_with_device, mfence};
 use crate::platform::Platform;
 use crate::ring::layout::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY};
 use crate::shared::{PackedMemory, SplitMemory};
+use crate::sync::fence;
 
 /// Whether moving an index from `old` to `new` passes `event` (VIRTIO 1.4, 2.7.10): the other
 /// side asked to be told when index `event` has been used up. Safe across the wrap at 65536.

@@ -20,6 +20,7 @@
 use super::core::RingOptions;
 use super::counts::{Counts, NEVER};
 use super::format::{Format, Impossible, Piece, Poll};
+use super::layout::DescriptorFlags;
 use super::notify;
 use crate::platform::Platform;
 use crate::shared::PackedMemory;
@@ -34,7 +35,7 @@ const USED: u16 = 1 << 15;
 
 /// A packed ring's memory, and what was negotiated about it.
 pub(crate) struct Packed<P: Platform> {
-    memory: PackedMemory<P>,
+    pub(super) memory: PackedMemory<P>,
     num: u32,
     event_idx: bool,
     strong: bool,
@@ -211,6 +212,19 @@ impl<P: Platform> Format for Packed<P> {
     #[inline(always)] // two shifts
     fn element(&self, counts: &Counts) -> (u32, u32) {
         (u32::from((counts.word >> 32) as u16), counts.word as u32)
+    }
+
+    /// The length is reserved unless the used descriptor says `WRITE` (VIRTIO 1.4, 2.8.5): where
+    /// the chain holds nothing to write, it may be what the driver left there. Elsewhere it is
+    /// believed as far as it goes, since there are devices that never say `WRITE`.
+    #[cold]
+    fn excess(&self, counts: &Counts, len: u32, written: u32) -> u32 {
+        let flags = DescriptorFlags::from_bits_retain((counts.word >> 48) as u16);
+        if written == 0 && !flags.contains(DescriptorFlags::WRITE) {
+            0
+        } else {
+            len
+        }
     }
 
     #[inline(always)] // a few additions

@@ -127,6 +127,11 @@ impl<P: Platform> Format for Split<P> {
     }
 
     #[inline(always)] // nothing
+    fn excess(&self, _: &Counts, len: u32, _: u32) -> u32 {
+        len
+    }
+
+    #[inline(always)] // nothing
     fn pass(&self, _: &mut Counts, _: u16) {}
 
     #[inline(always)] // decides every kick

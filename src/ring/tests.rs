@@ -4,9 +4,9 @@ use core::alloc::Layout;
 use super::core::{AnyFormat, ChainInfo, Memory, Ring as AnyRing, RingOptions, pop};
 use super::format::{Format, Piece};
 use crate::dma::DmaRegion;
-use crate::ring::layout::{USED_ALIGN_SIZE, vring_init};
+use crate::ring::layout::{DescriptorFlags, USED_ALIGN_SIZE, packed_init, vring_init};
 use crate::ring::storage::{Slot, Storage};
-use crate::shared::SplitMemory;
+use crate::shared::{PackedMemory, SplitMemory};
 use crate::testing::{InPlace, QueueDevice, QueueOptions, Violations};
 use crate::virtqueue::Fault;
 
@@ -131,4 +131,52 @@ fn bug_class_37_what_is_not_published_cannot_be_returned() {
             assert_eq!(fault, Fault::UsedIdNotInFlight { id });
         }
     }
+}
+
+/// One chain of a packed ring, of `writable` bytes to write, as it came back with a length and
+/// flags: bytes written, bytes claimed.
+fn packed_length(writable: u32, len: u32, flags: u16) -> (u32, u32) {
+    let platform = InPlace::new();
+    let layout = packed_init(SIZE).unwrap();
+    let layout = Layout::from_size_align(layout.size(), layout.alignment()).unwrap();
+    let region = DmaRegion::alloc(&platform, layout).unwrap();
+    let memory = Memory::Packed(PackedMemory::new(region, SIZE).unwrap());
+    let slots = Storage::heap(SIZE.into(), Slot::new);
+    let mut ring: Ring = Ring::new(memory, slots, RingOptions::default());
+    ring.slots[0].park(7);
+    let behind = ring.next(0);
+    ring.commit(&ChainInfo {
+        tail: 0,
+        behind,
+        len: 1,
+        pieces: 1,
+        table: false,
+        writable,
+        header: false,
+        reply: false,
+    });
+    ring.publish();
+    let AnyFormat::Packed(format) = &ring.format else {
+        unreachable!("a packed ring")
+    };
+    // Used in the first lap: both flags are set.
+    let used = u64::from(len) | u64::from(flags | 0x8080) << 48;
+    format.memory.set_word(0, used);
+    let used = pop(format, &mut ring.slots, &mut ring.counts, ring.in_order);
+    let Ok(Some(used)) = used else {
+        unreachable!("it came back")
+    };
+    (used.written, used.claimed)
+}
+
+/// DPDK leaves the length of a transmitted frame as the driver wrote it.
+#[test]
+fn a_length_that_a_packed_ring_reserves_is_no_claim() {
+    let write = DescriptorFlags::WRITE.bits();
+    assert_eq!(packed_length(0, 1434, 0), (0, 0));
+    assert_eq!(packed_length(0, 1434, write), (0, 1434));
+    // QEMU never says that it wrote.
+    assert_eq!(packed_length(2048, 1434, 0), (1434, 1434));
+    assert_eq!(packed_length(1000, 1434, 0), (1000, 1434));
+    assert_eq!(packed_length(1000, 1434, write), (1000, 1434));
 }

@@ -157,7 +157,9 @@ fn under_order_platform_every_order_is_one_for_hardware_too() {
             assert!(queue.next_completion().unwrap().is_some());
             counted("index, then element and buffer", [0, 1, 0]);
             assert_eq!(queue.drain(|_| ()), Ok(1));
-            counted("index, then element and buffer", [0, 1, 0]);
+            // A packed ring is looked at once more: only its flags say where what came back ends.
+            let looks = if ring.has(Feature::RING_PACKED) { 2 } else { 1 };
+            counted("index, then element and buffer", [0, looks, 0]);
             assert!(!queue.arm());
             counted("event word, then index", [0, 0, 1]);
             let (_, proof) = live.reset().unwrap();

@@ -1,6 +1,7 @@
 //! Everything a person runs.
 
 mod conformance;
+mod mutants;
 mod qemu;
 mod test;
 
@@ -21,6 +22,7 @@ struct Cli {
 enum Command {
     // What they do, and their exit codes, is said where their arguments are.
     Qemu(qemu::cli::QemuArgs),
+    Mutants(mutants::cli::MutantsArgs),
     Test(test::TestArgs),
     /// Joins what VIRTIO asks of a driver with the tests that defend it.
     Conformance(conformance::ConformanceArgs),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
             let message = error.render().to_string();
             match words.first().map(String::as_str) {
                 Some("qemu") if !asked => qemu::usage_error(words, &message),
+                Some("mutants") if !asked => mutants::usage_error(words, &message),
                 Some("test") if !asked => test::usage_error(words, &message),
                 Some("conformance") if !asked => conformance::usage_error(words, &message),
                 _ => {}
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Qemu(args) => ExitCode::from(qemu::main(&args, words)),
+        Command::Mutants(args) => ExitCode::from(mutants::main(&args, words)),
         Command::Test(args) => ExitCode::from(test::main(&args, words)),
         Command::Conformance(args) => ExitCode::from(conformance::main(&args, words)),
         Command::QemuAgent => plain(qemu::native::agent_main()),

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub const EVENT_PREFIX: &str = "@vring ";
 
 /// Version of this protocol; both sides refuse another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with status `2 v + 1`.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
@@ -70,9 +70,18 @@ pub struct Options {
     pub interrupts: String,
     /// `idle=60`: seconds without any request from the peer after which the guest gives up.
     pub idle_seconds: u32,
+    /// `require=VIRTIO_F_RING_PACKED`: features without which the driver does not start, by the
+    /// specification's names. [`RING_RESET`] is the exercise's to accept, where the network driver
+    /// does not know it.
+    pub require: Vec<String>,
     /// `refuse=VIRTIO_F_EVENT_IDX,VIRTIO_F_RING_PACKED`: features that the driver does not accept,
     /// by the specification's names.
     pub refuse: Vec<String>,
+    /// `indirect=on|off`: whether queues have indirect tables.
+    pub indirect: bool,
+    /// `pieces=24`: how many echo requests the guest sends after its services, over queues of its
+    /// own, each frame in several descriptors (0: none).
+    pub pieces: u32,
     /// `suite=net` or another name that the guest knows; `boot` runs no device.
     pub suite: String,
 }
@@ -86,7 +95,10 @@ impl Default for Options {
             queue_size: 256,
             interrupts: "msix".into(),
             idle_seconds: 60,
+            require: Vec::new(),
             refuse: Vec::new(),
+            indirect: true,
+            pieces: 24,
             suite: "net".into(),
         }
     }
@@ -110,10 +122,10 @@ impl Options {
                     options.interrupts = value.into();
                 }
                 "idle" => options.idle_seconds = value.parse().map_err(|_| word)?,
-                "refuse" => {
-                    let names = value.split(',').filter(|name| !name.is_empty());
-                    options.refuse = names.map(String::from).collect();
-                }
+                "require" => options.require = names(value),
+                "refuse" => options.refuse = names(value),
+                "indirect" if matches!(value, "on" | "off") => options.indirect = value == "on",
+                "pieces" => options.pieces = value.parse().map_err(|_| word)?,
                 "suite" => options.suite = value.into(),
                 _ => return Err(word.into()),
             }
@@ -125,17 +137,29 @@ impl Options {
     #[must_use]
     pub fn to_command_line(&self) -> String {
         alloc::format!(
-            "ip={} gw={} ping={} queue_size={} interrupts={} idle={} refuse={} suite={}",
+            "ip={} gw={} ping={} queue_size={} interrupts={} idle={} require={} refuse={} \
+             indirect={} pieces={} suite={}",
             self.ip,
             self.gateway,
             self.ping,
             self.queue_size,
             self.interrupts,
             self.idle_seconds,
+            self.require.join(","),
             self.refuse.join(","),
+            if self.indirect { "on" } else { "off" },
+            self.pieces,
             self.suite
         )
     }
+}
+
+/// The one feature that is not asked of the network driver alone: see [`Options::require`].
+pub const RING_RESET: &str = "VIRTIO_F_RING_RESET";
+
+fn names(list: &str) -> Vec<String> {
+    let names = list.split(',').filter(|name| !name.is_empty());
+    names.map(String::from).collect()
 }
 
 /// A UDP datagram of the paced and burst services: a 16-byte header, then padding.
@@ -313,6 +337,23 @@ pub enum Event {
         /// Echo replies that matched.
         received: u32,
     },
+    /// What came of the exercise over queues of its own: see [`Options::pieces`].
+    Pieces {
+        /// The features that were in use, by the specification's names.
+        acked: Vec<String>,
+        /// Echo requests sent.
+        sent: u32,
+        /// Echo replies that matched. A queue that is reset may take one with it.
+        received: u32,
+        /// Descriptors of the ring that a chain took.
+        descriptors: u16,
+        /// Sizes that the queues had, one after the other, receive and transmit.
+        sizes: Vec<(u16, u16)>,
+        /// Queues that were reset while the device ran.
+        queue_resets: u32,
+        /// Buffers that those resets gave back.
+        returned: u64,
+    },
     /// The last counts, after the device was reset.
     Counters {
         /// Each queue.
@@ -368,7 +409,10 @@ mod tests {
         let options = Options {
             ping: 7,
             queue_size: 64,
+            require: alloc::vec!["C".into()],
             refuse: alloc::vec!["A".into(), "B".into()],
+            indirect: false,
+            pieces: 3,
             ..Options::default()
         };
         assert_eq!(Options::parse(&options.to_command_line()), Ok(options));

@@ -160,6 +160,17 @@ impl Services {
         self.ping.result()
     }
 
+    /// Waits no longer for the echo request that is out: the caller knows that it may be lost.
+    pub fn forgive_ping(&mut self) {
+        self.ping.forgive();
+    }
+
+    /// Echo requests sent so far.
+    #[must_use]
+    pub fn pings_sent(&self) -> u32 {
+        self.ping.sent()
+    }
+
     /// Takes in what the device has, lets every service act, and sends what there is room for.
     pub fn poll(&mut self, now: Instant, device: &mut impl Device) -> Progress {
         let mut busy = false;

@@ -30,6 +30,8 @@ pub(crate) struct Pinger {
     answered: Vec<bool>,
     /// When the last request is given up.
     deadline: Instant,
+    /// Requests that nobody waits for: what carried them was taken away.
+    forgiven: u32,
 }
 
 impl Pinger {
@@ -48,6 +50,7 @@ impl Pinger {
             sent: 0,
             answered: Vec::new(),
             deadline: Instant::ZERO,
+            forgiven: 0,
         }
     }
 
@@ -58,6 +61,19 @@ impl Pinger {
             sent: self.sent,
             received: self.received(),
         })
+    }
+
+    /// Waits no longer for the request that is out, if one is.
+    pub(crate) fn forgive(&mut self) {
+        if self.answered.last() == Some(&false) && self.deadline != Instant::ZERO {
+            self.deadline = Instant::ZERO;
+            self.forgiven += 1;
+        }
+    }
+
+    /// Requests sent so far.
+    pub(crate) fn sent(&self) -> u32 {
+        self.sent
     }
 
     /// When the request that is out is given up.
@@ -76,7 +92,7 @@ impl Pinger {
     fn is_settled(&self) -> bool {
         let last = self.sent == self.wanted;
         let answered = match last {
-            true => self.answered.iter().all(|answered| *answered),
+            true => self.received() + self.forgiven >= self.wanted,
             false => self.answered.last().is_none_or(|answered| *answered),
         };
         answered || self.deadline == Instant::ZERO

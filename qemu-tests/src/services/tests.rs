@@ -118,6 +118,22 @@ fn a_ping_that_gets_lost_is_not_received() {
     assert!((40..50).contains(&pings.received), "{pings:?}");
 }
 
+#[test]
+fn a_ping_that_is_forgiven_is_not_waited_for() {
+    let mut rig = Rig::new(50);
+    rig.peer.lose = 10;
+    let start = rig.now;
+    while rig.services.pings().is_none() {
+        rig.run(|_, _| true);
+        rig.services.forgive_ping();
+    }
+    let pings = rig.services.pings().unwrap();
+    assert_eq!((pings.sent, rig.services.pings_sent()), (50, 50));
+    assert!(pings.received < 50, "{pings:?}");
+    let waited = rig.now - start;
+    assert!(waited < Duration::from_secs(2), "{waited:?}");
+}
+
 /// Sends `count` paced datagrams the way the protocol tells the peer to.
 fn pace_to_the_guest(rig: &mut Rig, local: u16, count: u32) -> Datagram {
     let socket = rig.bind(local);

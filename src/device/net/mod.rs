@@ -36,7 +36,7 @@ use core::fmt;
 use crate::buffer::{DmaBuf, Readable, StableBytesMut, Window, Writable};
 use crate::device::net::wire::{ETHERNET_FRAME, ETHERNET_HEADER, MIN_MTU, REQUIREMENTS};
 use crate::dma::{Home, Lent};
-use crate::features::{Features, NegotiateError, Wish};
+use crate::features::{Feature, Features, NegotiateError, Wish};
 use crate::init::{
     self, InitError, InitFailure, Leaked, Live, Negotiated, PendingQueue, QueueConfig, QueueError,
     Quiesced,
@@ -75,6 +75,9 @@ pub struct Options {
     pub require: Features,
     /// Features not to accept.
     pub refuse: Features,
+    /// Whether the transmit queue has indirect tables, where `VIRTIO_F_INDIRECT_DESC` is accepted:
+    /// a frame in several pieces then takes one descriptor of the ring (VIRTIO 1.4, 2.7.5.3).
+    pub indirect: bool,
     /// Interrupt vector of the receive queue.
     pub receive_vector: Option<u16>,
     /// Interrupt vector of the transmit queue.
@@ -84,7 +87,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Queues of 256, every feature that the driver implements, no interrupt vectors.
+    /// Queues of 256, every feature that the driver implements, indirect tables, no interrupt
+    /// vectors.
     fn default() -> Self {
         Self {
             receive_size: 256,
@@ -92,6 +96,7 @@ impl Default for Options {
             want: SUPPORTED,
             require: Features::EMPTY,
             refuse: Features::EMPTY,
+            indirect: true,
             receive_vector: None,
             transmit_vector: None,
             config_vector: None,
@@ -353,7 +358,7 @@ fn queue_configs(options: &Options, header_len: usize) -> (QueueConfig, QueueCon
         .vector(options.transmit_vector)
         .cells(header_len as u16, 0)
         // A header without headroom, and a frame in pieces where the platform makes some.
-        .indirect(FRAME_PIECES);
+        .indirect(if options.indirect { FRAME_PIECES } else { 0 });
     (receive, transmit)
 }
 
@@ -417,7 +422,9 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             };
             return Err(InitError { transport, why });
         }
-        if let Some(feature) = (options.require - SUPPORTED).iter().next() {
+        // Two more that `negotiate` accepts for every driver.
+        let implemented = SUPPORTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
+        if let Some(feature) = (options.require - implemented).iter().next() {
             let why = InitFailure::Features(NegotiateError::Unimplemented { feature });
             return Err(InitError { transport, why });
         }

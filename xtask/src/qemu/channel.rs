@@ -19,6 +19,8 @@ const FILE_LIMIT: u64 = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "frame", rename_all = "snake_case")]
 pub(crate) enum Frame {
+    /// A cell of a matrix begins: what follows is its.
+    Cell { name: String },
     /// A phase begins; the one before it is over.
     Phase { name: String },
     /// How far the phase is.
@@ -113,13 +115,15 @@ impl Outlet for LocalOutlet {
     }
 }
 
-/// Reads frames until the stream ends; files are written into `dir`.
+/// Reads frames until the stream ends; files are written into `dir`, those of a cell into a
+/// directory of its name there.
 pub(crate) fn receive(
     mut stream: impl BufRead,
     dir: &Path,
     frames: &Sender<Frame>,
 ) -> anyhow::Result<()> {
     let mut line = Vec::new();
+    let mut place = dir.to_path_buf();
     loop {
         line.clear();
         if stream.read_until(b'\n', &mut line)? == 0 {
@@ -132,19 +136,33 @@ pub(crate) fn receive(
             )
         })?;
         if let Frame::File { name, bytes } = &frame {
-            let plain = name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-            anyhow::ensure!(plain && !name.starts_with('.'), "{name:?} is no file name");
-            let mut file = std::fs::File::create(dir.join(name))?;
+            check_name(name)?;
+            let mut file = std::fs::File::create(place.join(name))?;
             let copied = std::io::copy(&mut std::io::Read::take(&mut stream, *bytes), &mut file)?;
             anyhow::ensure!(copied == *bytes, "the stream ended within {name}");
+        }
+        if let Frame::Cell { name } = &frame {
+            check_name(name)?;
+            place = dir.join(name);
+            std::fs::create_dir_all(&place)?;
         }
         let last = frame == Frame::Bye;
         if frames.send(frame).is_err() || last {
             return Ok(());
         }
     }
+}
+
+/// What came from elsewhere stays in its place.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let plain = name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    anyhow::ensure!(
+        plain && !name.is_empty() && !name.starts_with('.'),
+        "{name:?} is no file name"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -160,15 +178,19 @@ mod tests {
         let mut outlet = StreamOutlet::new(&mut wire);
         outlet.send(Frame::Phase { name: "a".into() });
         outlet.file("copy.log", &source).unwrap();
+        outlet.send(Frame::Cell { name: "b".into() });
+        outlet.file("copy.log", &source).unwrap();
         outlet.send(Frame::Bye);
         let (sender, receiver) = std::sync::mpsc::channel();
         receive(wire.as_slice(), dir.path(), &sender).unwrap();
         drop(sender);
         let frames: Vec<Frame> = receiver.iter().collect();
-        assert_eq!(frames.len(), 3);
-        assert_eq!(frames[2], Frame::Bye);
-        let copy = std::fs::read(dir.path().join("copy.log")).unwrap();
-        assert_eq!(copy, b"line\nraw\0bytes");
+        assert_eq!(frames.len(), 5);
+        assert_eq!(frames[4], Frame::Bye);
+        for name in ["copy.log", "b/copy.log"] {
+            let copy = std::fs::read(dir.path().join(name)).unwrap();
+            assert_eq!(copy, b"line\nraw\0bytes");
+        }
     }
 
     #[test]
@@ -178,6 +200,7 @@ mod tests {
         for wire in [
             &b"nonsense\n"[..],
             b"{\"frame\":\"file\",\"name\":\"../x\",\"bytes\":1}\n.",
+            b"{\"frame\":\"cell\",\"name\":\"../x\"}\n",
             b"{\"frame\":\"file\",\"name\":\"x\",\"bytes\":10}\nshort",
         ] {
             assert!(receive(wire, dir.path(), &sender).is_err());

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::features::{Ring, Steer};
+use super::stop::Stop;
+
 /// Boots the guest in QEMU against a real host path, and proves which one ran.
 ///
 /// Exit codes: 0 ok, 1 a check failed, 2 usage, 3 something is missing, 4 a time limit ran out,
@@ -22,7 +25,28 @@ pub(crate) struct QemuArgs {
     /// What runs the guest; auto tries KVM by booting the guest under it.
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
-    /// Size of the queues that the driver asks for.
+    /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
+    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "machine", "nic",
+        "pings", "tcp_mib", "datagrams", "burst"])]
+    pub(crate) matrix: bool,
+    /// Of the matrix, only cells whose name contains this; may be given more than once.
+    #[arg(long, value_name = "PART", requires = "matrix")]
+    pub(crate) cell: Vec<String>,
+    /// The ring that QEMU offers and the driver insists on.
+    #[arg(long, value_enum)]
+    pub(crate) ring: Option<Ring>,
+    /// Features: +x is offered and required, -x is not offered, ~x is offered and refused. Names as
+    /// in the specification or QEMU, separated by commas.
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        value_name = "+x,-y,~z"
+    )]
+    pub(crate) features: String,
+    /// Size of the queues that the driver asks for. QEMU allows 1024 for receiving and 256 for
+    /// sending; a split ring is a power of two.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=32768))]
     pub(crate) queue_size: u16,
     /// How the guest learns of completions.
@@ -40,9 +64,9 @@ pub(crate) struct QemuArgs {
     /// Unpaced UDP datagrams each way.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) burst: u32,
-    /// Seconds that the run itself may take, building and fetching aside.
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) time_limit: u64,
+    /// Seconds that the run itself may take, building and fetching aside; 600, for a matrix 2400.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) time_limit: Option<u64>,
     /// A guest that is built already, instead of building it.
     #[arg(long, value_name = "ELF")]
     pub(crate) guest: Option<PathBuf>,
@@ -58,6 +82,29 @@ pub(crate) struct QemuArgs {
     /// Print nothing but the verdict.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+impl QemuArgs {
+    /// What the ring and the features ask for, and whether the size goes with it.
+    ///
+    /// # Errors
+    /// [`Stop::Usage`], and [`Stop::Missing`] for what QEMU cannot offer.
+    pub(crate) fn steer(&self) -> Result<Steer, Stop> {
+        let steer = Steer::new(self.ring, &self.features)?;
+        if steer.ring() == Some("split") && !self.queue_size.is_power_of_two() {
+            return Err(Stop::Usage(format!(
+                "--queue-size {}: the size of a split ring is a power of two",
+                self.queue_size
+            )));
+        }
+        Ok(steer)
+    }
+
+    /// Seconds.
+    pub(crate) fn time_limit(&self) -> u64 {
+        let usual = if self.matrix { 2400 } else { 600 };
+        self.time_limit.unwrap_or(usual)
+    }
 }
 
 /// See [`QemuArgs::vhost`].

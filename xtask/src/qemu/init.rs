@@ -59,8 +59,9 @@ fn live() -> anyhow::Result<()> {
 fn work(outlet: &mut dyn Outlet) -> anyhow::Result<()> {
     tap::set_up("lo")?;
     let json = std::fs::read(JOB).with_context(|| format!("cannot read {JOB}"))?;
-    let job: Job = serde_json::from_slice(&json).with_context(|| format!("{JOB} is damaged"))?;
-    inner::run(&job, outlet);
+    let jobs: Vec<Job> =
+        serde_json::from_slice(&json).with_context(|| format!("{JOB} is damaged"))?;
+    inner::run_all(&jobs, outlet);
     Ok(())
 }
 

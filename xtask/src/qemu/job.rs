@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::features::Steer;
+
 /// The guest's address and the address at the other end of the link, with their prefix length.
 ///
 /// The same numbers serve a tap and QEMU's user-mode network, whose gateway they are.
@@ -19,14 +21,36 @@ pub(crate) struct Tool {
     pub(crate) path: PathBuf,
     /// `LD_LIBRARY_PATH`, for a program that was unpacked and not installed.
     pub(crate) library_path: Option<String>,
+    /// Where an unpacked QEMU has its firmware; not every build looks beside itself.
+    #[serde(default)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Where it has its loadable parts.
+    #[serde(default)]
+    pub(crate) modules: Option<PathBuf>,
 }
 
 impl Tool {
+    /// A program that is installed.
+    pub(crate) fn installed(path: PathBuf) -> Self {
+        Self {
+            path,
+            library_path: None,
+            data: Vec::new(),
+            modules: None,
+        }
+    }
+
     /// The program as a command.
     pub(crate) fn command(&self) -> std::process::Command {
         let mut command = std::process::Command::new(&self.path);
         if let Some(path) = &self.library_path {
             command.env("LD_LIBRARY_PATH", path);
+        }
+        if let Some(modules) = &self.modules {
+            command.env("QEMU_MODULE_DIR", modules);
+        }
+        for dir in &self.data {
+            command.arg("-L").arg(dir);
         }
         command
     }
@@ -54,6 +78,8 @@ pub(crate) struct Load {
 /// Everything about one run of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Job {
+    /// The cell of a matrix; empty for a run on its own.
+    pub(crate) cell: String,
     /// `native`, `nested` or `off`.
     pub(crate) mode: String,
     pub(crate) qemu: Tool,
@@ -68,10 +94,17 @@ pub(crate) struct Job {
     pub(crate) guest: PathBuf,
     /// The guest's kernel command line.
     pub(crate) command_line: String,
+    /// What the command line steers the driver to.
+    pub(crate) steer: Steer,
+    /// Descriptors that the driver asks for, and those that QEMU's queues have: receive, transmit.
+    pub(crate) queue_size: u16,
+    pub(crate) device_sizes: (u16, u16),
     /// How many pings the command line asks for.
     pub(crate) guest_pings: u32,
     pub(crate) link: Link,
     pub(crate) load: Load,
+    /// Of a run without a failure only the serial log is brought home.
+    pub(crate) brief: bool,
     /// Where the logs go.
     pub(crate) dir: PathBuf,
     /// Until the guest is ready.

@@ -65,6 +65,14 @@ impl Deadline {
         }
     }
 
+    /// So many seconds later.
+    pub(crate) fn later(self, seconds: u64) -> Self {
+        Self {
+            end: self.end + Duration::from_secs(seconds),
+            ..self
+        }
+    }
+
     pub(crate) fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }

@@ -6,6 +6,7 @@
 
 mod channel;
 pub(crate) mod cli;
+mod features;
 mod guest;
 pub(crate) mod init;
 mod initramfs;
@@ -25,6 +26,7 @@ pub(crate) mod session;
 pub(crate) mod stop;
 mod tap;
 pub(crate) mod ui;
+mod vhost;
 
 use std::path::{Path, PathBuf};
 
@@ -99,7 +101,12 @@ pub(crate) fn main(args: &QemuArgs, command: Vec<String>) -> u8 {
             finish(&mut report, Err(Stop::Broken(error)), &out);
         }
     }
-    ui.report(&report, &path, args.format);
+    if args.matrix {
+        // The table is the result; the report has the same failures.
+        ui.matrix(&report, &out.join(session::matrix::MATRIX), args.format);
+    } else {
+        ui.report(&report, &path, args.format);
+    }
     report.exit_code
 }
 

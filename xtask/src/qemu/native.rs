@@ -54,10 +54,10 @@ pub(crate) fn probe_main() -> anyhow::Result<()> {
 /// Body of the [`AGENT`] subcommand.
 pub(crate) fn agent_main() -> anyhow::Result<()> {
     let json = std::io::read_to_string(std::io::stdin()).context("cannot read the job")?;
-    let job: Job = serde_json::from_str(&json).context("the job is damaged")?;
+    let jobs: Vec<Job> = serde_json::from_str(&json).context("the job is damaged")?;
     let mut outlet = StreamOutlet::in_place(std::io::stdout());
     match enter_namespace() {
-        Ok(()) => inner::run(&job, &mut outlet),
+        Ok(()) => inner::run_all(&jobs, &mut outlet),
         Err(error) => outlet.send(Frame::Broken {
             message: format!("{error:#}"),
         }),
@@ -89,10 +89,11 @@ fn enter_namespace() -> anyhow::Result<()> {
     tap::set_up("lo")
 }
 
-/// Runs the job in a child; its frames arrive in `frames`, its files are in place.
-pub(crate) fn start(job: &Job, frames: Sender<Frame>) -> Result<Guarded, Stop> {
+/// Runs the jobs in a child; their frames arrive in `frames`, their files are in place; its own
+/// log goes into `dir`.
+pub(crate) fn start(jobs: &[Job], dir: &Path, frames: Sender<Frame>) -> Result<Guarded, Stop> {
     let mut command = own_command(AGENT)?;
-    let log = job.dir.join("agent-stderr.log");
+    let log = dir.join("agent-stderr.log");
     let log =
         std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     command
@@ -100,7 +101,7 @@ pub(crate) fn start(job: &Job, frames: Sender<Frame>) -> Result<Guarded, Stop> {
         .stdout(Stdio::piped())
         .stderr(log);
     let mut child = Guarded::spawn(&mut command)?;
-    let json = serde_json::to_vec(job).context("the job has no JSON form")?;
+    let json = serde_json::to_vec(jobs).context("the job has no JSON form")?;
     let mut stdin = child.child().stdin.take().context("no pipe to the agent")?;
     let stdout = child
         .child()
@@ -109,7 +110,7 @@ pub(crate) fn start(job: &Job, frames: Sender<Frame>) -> Result<Guarded, Stop> {
         .context("no pipe from the agent")?;
     stdin.write_all(&json).context("cannot send the job")?;
     drop(stdin);
-    let dir = job.dir.clone();
+    let dir = dir.to_path_buf();
     std::thread::spawn(move || {
         if let Err(error) = channel::receive(BufReader::new(stdout), &dir, &frames) {
             let message = format!("the agent's channel: {error:#}");

@@ -21,7 +21,7 @@ use super::limits::Deadline;
 use super::process::{self, Guarded};
 use super::stop::Stop;
 
-/// Where the job lies in the outer machine.
+/// Where the jobs lie in the outer machine.
 pub(crate) const JOB: &str = "/job.json";
 /// Where the modules lie, and the file that gives their order.
 pub(crate) const MODULES: &str = "/modules";
@@ -99,8 +99,11 @@ fn qemu_modules(qemu: &Tool) -> Vec<PathBuf> {
     .collect()
 }
 
-/// Packs this program, QEMU, strace, the guest and the job.
-pub(crate) fn pack(job: &Job, kernel: &Kernel, target: &Path) -> Result<(), Stop> {
+/// Packs this program, QEMU, strace, the guest and the jobs.
+///
+/// The jobs share their programs and their guest.
+pub(crate) fn pack(jobs: &[Job], kernel: &Kernel, target: &Path) -> Result<(), Stop> {
+    let job = jobs.first().context("no job for the outer machine")?;
     let mut archive = Initramfs::default();
     for dir in ["/proc", "/sys", "/dev", "/tmp", "/run", RUN_DIR] {
         archive.dir(Path::new(dir));
@@ -133,13 +136,14 @@ pub(crate) fn pack(job: &Job, kernel: &Kernel, target: &Path) -> Result<(), Stop
         &Path::new(MODULES).join("order"),
         order.join("\n").into_bytes(),
     );
-    let inside = Job {
+    let inside = jobs.iter().map(|job| Job {
         guest: GUEST.into(),
-        dir: RUN_DIR.into(),
+        dir: Path::new(RUN_DIR).join(&job.cell),
         ..job.clone()
-    };
+    });
+    let inside: Vec<Job> = inside.collect();
     archive.file(Path::new(GUEST), &job.guest);
-    let json = serde_json::to_vec(&inside).context("the job has no JSON form")?;
+    let json = serde_json::to_vec(&inside).context("the jobs have no JSON form")?;
     archive.bytes(Path::new(JOB), json);
     refuse_hidden(&archive)?;
     let file = std::fs::File::create(target)

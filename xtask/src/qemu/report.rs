@@ -56,6 +56,35 @@ pub(crate) struct Features {
     pub(crate) offered: Vec<String>,
     pub(crate) acked: Vec<String>,
     pub(crate) refused: Vec<String>,
+    /// What the command line required of the driver.
+    #[serde(default)]
+    pub(crate) required: Vec<String>,
+    /// What it told the driver to refuse.
+    #[serde(default)]
+    pub(crate) forbidden: Vec<String>,
+}
+
+/// What came of the exercise over queues of its own, with frames in pieces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pieces {
+    pub(crate) acked: Vec<String>,
+    pub(crate) sent: u32,
+    pub(crate) received: u32,
+    /// Descriptors of the ring that a chain took.
+    pub(crate) descriptors: u16,
+    /// Sizes of the receive and the transmit queue, one after the other.
+    pub(crate) sizes: Vec<(u16, u16)>,
+    /// Queues that were reset while the device ran.
+    pub(crate) queue_resets: u32,
+    /// Buffers that those resets gave back.
+    pub(crate) returned: u64,
+}
+
+/// Features that are asked for and that the back end does not have: a fact, and no failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotOffered {
+    pub(crate) by: String,
+    pub(crate) features: Vec<String>,
 }
 
 /// The three addresses of a vring, guest-physical.
@@ -197,6 +226,8 @@ pub(crate) struct Findings {
     pub(crate) ring: Option<String>,
     pub(crate) device: Option<Device>,
     pub(crate) features: Option<Features>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) not_offered: Option<NotOffered>,
     pub(crate) queues: Vec<Queue>,
     pub(crate) vhost: Vhost,
     pub(crate) ping: Option<Ping>,
@@ -206,6 +237,9 @@ pub(crate) struct Findings {
     pub(crate) udp: Both<Flow>,
     pub(crate) burst: Both<Flow>,
     pub(crate) counters: Option<Counters>,
+    /// The guest's exercise over queues of its own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pieces: Option<Pieces>,
     pub(crate) tests: Tests,
     pub(crate) duration_s: BTreeMap<String, f64>,
 }
@@ -342,6 +376,8 @@ mod tests {
             "/features/offered",
             "/features/acked",
             "/features/refused",
+            "/features/required",
+            "/features/forbidden",
             "/queues/0/index",
             "/queues/0/num",
             "/queues/0/driver/desc",

@@ -47,6 +47,13 @@ impl Ui {
         }
     }
 
+    /// A line of the result, as it comes.
+    pub(crate) fn line(&self, text: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| println!("{text}"));
+        }
+    }
+
     /// What is going on now.
     pub(crate) fn phase(&self, name: &str) {
         if self.terminal {
@@ -89,6 +96,46 @@ impl Ui {
             print!("{}", human(report));
         }
         println!("{}: {shown}", verdict(report));
+    }
+
+    /// The end of a matrix, whose lines have been printed as they came.
+    pub(crate) fn matrix(&self, report: &Report, path: &Path, format: Format) {
+        let shown = path.display();
+        if format == Format::Json {
+            print_whole(path);
+            return;
+        }
+        if !self.quiet {
+            // The lines have said what failed and what was skipped; many for one reason.
+            let mut fixes: Vec<&str> = Vec::new();
+            for skipped in &report.findings.skipped {
+                if !fixes.contains(&skipped.fix.as_str()) {
+                    println!("skipped    {}\n  fix: {}", skipped.why, skipped.fix);
+                    fixes.push(&skipped.fix);
+                }
+            }
+            let (of_cells, others): (Vec<_>, Vec<_>) = report
+                .findings
+                .failures
+                .iter()
+                .partition(|failure| failure.check.starts_with("cell "));
+            for failure in others {
+                println!("FAILED     {}: {}", failure.check, failure.seen);
+                println!("  hint: {}", failure.hint);
+            }
+            if !of_cells.is_empty() {
+                let kept = path.with_file_name(super::session::ARTIFACTS);
+                println!("kept       a directory for each cell in {}", kept.display());
+            }
+        }
+        println!("{}: {shown}", verdict(report));
+    }
+}
+
+fn print_whole(path: &Path) {
+    match std::fs::read_to_string(path) {
+        Ok(text) => print!("{text}"),
+        Err(error) => eprintln!("cannot read {}: {error}", path.display()),
     }
 }
 
@@ -172,8 +219,19 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
             device.transport, device.address, device.pci_access, device.interrupts
         )?;
     }
+    if let Some(ring) = &found.ring {
+        writeln!(out, "ring       {ring}")?;
+    }
     if let Some(features) = &found.features {
         writeln!(out, "features   {}", features.acked.join(" "))?;
+        for (what, names) in [
+            ("required", &features.required),
+            ("to be refused", &features.forbidden),
+        ] {
+            if !names.is_empty() {
+                writeln!(out, "  {what}: {}", names.join(" "))?;
+            }
+        }
     }
     if !found.queues.is_empty() {
         writeln!(
@@ -256,6 +314,14 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
                 queue.index, queue.name, queue.submitted, queue.completed, queue.returned_by_reset
             )?;
         }
+    }
+    if let Some(pieces) = &found.pieces {
+        writeln!(
+            out,
+            "pieces     {} pings, {} answered, over queues of the guest's own, a frame in {} \
+             descriptors of the ring; {} queues reset in mid-traffic, {} buffers back",
+            pieces.sent, pieces.received, pieces.descriptors, pieces.queue_resets, pieces.returned
+        )?;
     }
     if !found.tests.passed.is_empty() || !found.tests.failed.is_empty() {
         writeln!(

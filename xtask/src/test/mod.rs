@@ -6,16 +6,16 @@
 //! failure. [`report`] turns what happened into a verdict, a table and `report.json`.
 
 mod budget;
-mod cli;
-mod context;
-mod needs;
+pub(crate) mod cli;
+pub(crate) mod context;
+pub(crate) mod needs;
 mod probe;
 mod progress;
 mod qemu;
 mod report;
-mod run;
-mod section;
-mod sections;
+pub(crate) mod run;
+pub(crate) mod section;
+pub(crate) mod sections;
 mod suites;
 mod tally;
 
@@ -216,13 +216,11 @@ fn run_section(
         let out_of_time = checks
             .iter()
             .any(|done: &CheckReport| done.status == Status::TimeLimit);
+        let required = args.requires(section.name) && !check.optional;
         let (status, outcome) = match missing {
             _ if out_of_time => (Status::TimeLimit, Outcome::failed("not reached")),
-            Some(skip) => {
-                let required = args.requires(section.name) && !check.optional;
-                absent(skip, required)
-            }
-            None => judged(check, &mut run, section.limit),
+            Some(skip) => absent(skip, required),
+            None => insist(judged(check, &mut run, section.limit), required),
         };
         let done = CheckReport {
             name: check.name.clone(),
@@ -260,6 +258,20 @@ fn absent(skip: Skip, required: bool) -> (Status, Outcome) {
         ..Outcome::default()
     };
     (status, outcome)
+}
+
+/// A required check that lacked something has not passed.
+fn insist((status, outcome): (Status, Outcome), required: bool) -> (Status, Outcome) {
+    let passed = matches!(status, Status::Passed | Status::Skipped);
+    if !(passed && required && outcome.lacks) {
+        return (status, outcome);
+    }
+    let counts = Counts {
+        failed: outcome.counts.failed + outcome.counts.skipped,
+        skipped: 0,
+        ..outcome.counts
+    };
+    (Status::Missing, Outcome { counts, ..outcome })
 }
 
 /// Does the work.
@@ -301,4 +313,31 @@ fn line(section: &str, done: &CheckReport) -> String {
         "  {section}: {} ... {verdict} ({counts}{:.1} s)",
         done.name, done.duration_s
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_required_check_that_lacks_something_has_not_passed() {
+        let counts = Counts {
+            passed: 5,
+            failed: 0,
+            skipped: 2,
+        };
+        let outcome = |lacks| Outcome {
+            counts,
+            lacks,
+            ..Outcome::default()
+        };
+        let (status, kept) = insist((Status::Passed, outcome(true)), false);
+        assert_eq!((status, kept.counts), (Status::Passed, counts));
+        let (status, kept) = insist((Status::Passed, outcome(false)), true);
+        assert_eq!((status, kept.counts), (Status::Passed, counts));
+        let (status, kept) = insist((Status::Passed, outcome(true)), true);
+        assert_eq!((status, kept.counts.failed), (Status::Missing, 2));
+        let (status, kept) = insist((Status::Failed, outcome(true)), true);
+        assert_eq!((status, kept.counts), (Status::Failed, counts));
+    }
 }

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use super::run::{Cmd, Run};
-use super::section::{Check, Outcome};
+use super::section::{Check, Counts, Outcome, Skip};
 use crate::qemu::stop::{EXIT_MISSING, Stop};
 
 /// The least that passes for a transfer.
@@ -43,7 +43,76 @@ pub(crate) fn checks() -> Vec<Check> {
             false,
         ),
         guest("", &[], true),
+        Check::new("xtask qemu --matrix", |run| {
+            let (report, ending) = xtask_qemu(run, "--matrix", &["--matrix"])?;
+            let table = run.context.out.join("qemu/matrix/matrix.json");
+            let mut outcome = judge_matrix(&read_report(&table)?);
+            let code = &report["exit_code"];
+            outcome.judge(code == 0, || format!("the run ended with {ending}"));
+            Ok(outcome)
+        }),
     ]
+}
+
+/// Counts the cells: those that ran as tests. That a back end does not have something is a fact of
+/// the table; that something is missing on this machine is a skip.
+fn judge_matrix(table: &Value) -> Outcome {
+    let mut outcome = Outcome::default();
+    let cells = table["cells"].as_array().map(Vec::as_slice);
+    let mut facts = 0;
+    for cell in cells.unwrap_or_default() {
+        let text = |field: &str| cell[field].as_str().unwrap_or_default().to_owned();
+        let (name, reason) = (text("name"), text("reason"));
+        match cell["result"].as_str() {
+            Some("ok") => outcome.judge(shows(cell), || {
+                format!("{name} is called ok, and its entry does not show it")
+            }),
+            Some("not_offered") if !reason.is_empty() => facts += 1,
+            Some("skipped") => {
+                outcome.counts.add(Counts::SKIPPED);
+                outcome.lacks = true;
+                let reason = format!("{name}: {reason}");
+                outcome.skip.get_or_insert(Skip {
+                    reason,
+                    fix: text("fix"),
+                });
+            }
+            _ => {
+                let seen = &cell["failures"][0]["seen"];
+                outcome.judge(false, || format!("{name}: {seen}"));
+            }
+        }
+    }
+    let counts = outcome.counts;
+    outcome.judge(counts.passed + counts.skipped > 0, || "no cell".into());
+    outcome.notes.push(format!(
+        "{} cells ok, {} failed, {} skipped, {facts} not offered by their back end, {:.0} s",
+        counts.passed,
+        counts.failed,
+        counts.skipped,
+        table["seconds"].as_f64().unwrap_or_default()
+    ));
+    outcome
+}
+
+/// What the entry of a good cell shows: its features, its rings where the host has them, and vhost
+/// where it is vhost's.
+fn shows(cell: &Value) -> bool {
+    let list = |pointer: &str| {
+        let list = cell.pointer(pointer).and_then(Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    };
+    let acked = [list("/features/acked"), list("/pieces/acked")].concat();
+    let required = list("/features/required");
+    let queues = list("/queues");
+    required.iter().all(|name| acked.contains(name))
+        && list("/features/forbidden")
+            .iter()
+            .all(|name| !acked.contains(name))
+        && queues.len() >= 2
+        && queues.iter().all(|queue| queue["matches_driver"] == true)
+        && cell["vhost_started"] == (cell["back_end"] == "vhost")
+        && cell.pointer("/counters/faults") == Some(&Value::from(0))
 }
 
 /// Runs the guest; its report, and how the process ended.
@@ -201,6 +270,49 @@ mod tests {
         let outcome = judge(&good(), true);
         assert_eq!(outcome.failures, Vec::<String>::new());
         assert!(outcome.counts.passed > 10);
+    }
+
+    fn good_cell() -> Value {
+        json!({
+            "name": "a", "back_end": "vhost", "result": "ok", "failures": [],
+            "features": {"acked": ["F"], "required": ["F", "G"], "forbidden": ["H"]},
+            "pieces": {"acked": ["G"]},
+            "queues": [{"matches_driver": true}, {"matches_driver": true}],
+            "vhost_started": true, "counters": {"faults": 0},
+        })
+    }
+
+    #[test]
+    fn cells_are_counted_and_facts_are_not_skips() {
+        let fact = json!({"name": "b", "result": "not_offered", "reason": "it has none"});
+        let skip = json!({"name": "c", "result": "skipped", "reason": "r", "fix": "f"});
+        let failed = json!({"name": "d", "result": "failed", "failures": [{"seen": "s"}]});
+        let good = judge_matrix(&json!({"cells": [good_cell(), fact]}));
+        assert_eq!((good.counts.failed, good.counts.skipped), (0, 0));
+        assert!(good.skip.is_none());
+        let all = judge_matrix(&json!({"cells": [good_cell(), fact, skip, failed]}));
+        assert_eq!((all.counts.failed, all.counts.skipped), (1, 1));
+        assert_eq!(all.skip.unwrap().fix, "f");
+        assert!(judge_matrix(&json!({})).counts.failed > 0, "no cell at all");
+        let bare = json!({"cells": [{"name": "b", "result": "not_offered"}]});
+        assert!(judge_matrix(&bare).counts.failed > 0, "a fact says why");
+    }
+
+    #[test]
+    fn an_entry_that_does_not_show_what_it_says_is_a_failure() {
+        assert!(shows(&good_cell()));
+        for (pointer, lie) in [
+            ("/features/acked", json!([])),
+            ("/pieces/acked", json!(["G", "H"])),
+            ("/queues/1/matches_driver", json!(false)),
+            ("/queues", json!([])),
+            ("/vhost_started", json!(false)),
+            ("/counters/faults", json!(1)),
+        ] {
+            let mut cell = good_cell();
+            *cell.pointer_mut(pointer).unwrap() = lie;
+            assert!(!shows(&cell), "{pointer}");
+        }
     }
 
     #[test]

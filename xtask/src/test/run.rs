@@ -144,10 +144,37 @@ impl<'a> Run<'a> {
 
     /// Runs a command to its end, its output into the log. However it ends, so do its children.
     pub(crate) fn command(&mut self, cmd: &Cmd) -> Result<Printed, Stop> {
+        let workspace = self.context.workspace.clone();
+        self.command_in(cmd, &workspace)
+    }
+
+    /// The same in another directory.
+    pub(crate) fn command_in(&mut self, cmd: &Cmd, dir: &Path) -> Result<Printed, Stop> {
+        self.command_until(cmd, dir, self.deadline)
+    }
+
+    /// The same in another directory and within a time of its own; `None` when that runs out.
+    pub(crate) fn command_within(
+        &mut self,
+        cmd: &Cmd,
+        dir: &Path,
+        seconds: u64,
+    ) -> Result<Option<Printed>, Stop> {
+        match self.command_until(cmd, dir, self.deadline.within(seconds)) {
+            Err(Stop::TimeLimit { .. }) if !self.deadline.left().is_zero() => Ok(None),
+            ended => ended.map(Some),
+        }
+    }
+
+    fn command_until(
+        &mut self,
+        cmd: &Cmd,
+        dir: &Path,
+        deadline: Deadline,
+    ) -> Result<Printed, Stop> {
         let shown = self.note(cmd)?;
         let log = self.log.try_clone().context("cannot share the log")?;
-        let running = Running::start(cmd, shown, &self.context.workspace, Some(log))?;
-        let (status, text) = running.end(&self.deadline);
+        let (status, text) = Running::start(cmd, shown, dir, Some(log))?.end(&deadline);
         Ok(Printed {
             status: status?,
             text,
@@ -162,23 +189,20 @@ impl<'a> Run<'a> {
             let shown = self.note(cmd)?;
             running.push(Running::start(cmd, shown, &self.context.workspace, None)?);
         }
-        let (mut whole, mut ending) = (String::new(), None);
         // Each is ended, also when another ran out of time.
         let ended: Vec<_> = running.into_iter().map(|r| r.end(&self.deadline)).collect();
-        for (status, text) in ended {
-            self.say(&text)?;
-            whole += &text;
-            let failed = ending.as_ref().is_some_and(|e: &Result<_, _>| match e {
-                Ok(status) => !ExitStatus::success(status),
-                Err(_) => true,
-            });
-            if !failed {
-                ending = Some(status);
-            }
+        let (mut text, mut statuses) = (String::new(), Vec::new());
+        for (status, printed) in ended {
+            self.say(&printed)?;
+            text += &printed;
+            statuses.push(status);
         }
+        let statuses = statuses.into_iter().collect::<Result<Vec<_>, Stop>>()?;
+        let failed = statuses.iter().find(|status| !status.success());
+        let status = failed.or(statuses.first()).context("no command")?;
         Ok(Printed {
-            status: ending.context("no command")??,
-            text: whole,
+            status: *status,
+            text,
         })
     }
 

@@ -59,6 +59,9 @@ pub(crate) struct Outcome {
     pub(crate) notes: Vec<String>,
     /// Why it could not be judged, though it ran.
     pub(crate) skip: Option<Skip>,
+    /// Parts of it were left out for want of something: where its section is required, that is as
+    /// bad as if all of it were.
+    pub(crate) lacks: bool,
 }
 
 impl Outcome {

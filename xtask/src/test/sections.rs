@@ -1,5 +1,7 @@
 //! The sections: what is run, in which order, with which needs and limits.
 
+use std::path::Path;
+
 use super::context::{Context, LIBRARY};
 use super::needs::Need;
 use super::run::{Cmd, Run};
@@ -10,7 +12,7 @@ use super::{budget, probe, qemu};
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 16] = [
     "format",
     "conformance",
     "lints",
@@ -20,9 +22,12 @@ pub(crate) const NAMES: [&str; 13] = [
     "build",
     "model",
     "hostile",
+    "loom",
     "miri",
     "probe",
     "budget",
+    "mutants",
+    "hosted",
     "qemu",
 ];
 
@@ -33,6 +38,9 @@ const OTHER_TARGETS: [&str; 3] = [
     "aarch64-unknown-none",
     "riscv64gc-unknown-none-elf",
 ];
+
+/// The tests that are models.
+const ORDERING: &str = "ring::ordering::";
 
 /// What Miri is told: pointers that are made of integers are errors.
 const MIRI: &str = "-Zmiri-strict-provenance";
@@ -72,6 +80,7 @@ fn section(name: &'static str, context: &Context) -> Section {
         ),
         "model" => ("property tests", 20, vec![suite("model", context)]),
         "hostile" => ("devices that lie", 20, vec![suite("hostile", context)]),
+        "loom" => ("the rings under a model checker", 20, loom(context)),
         "miri" => (
             "undefined behavior: both aliasing models, both byte orders",
             45,
@@ -79,7 +88,17 @@ fn section(name: &'static str, context: &Context) -> Section {
         ),
         "probe" => ("no panic on the data path", 15, probe::checks()),
         "budget" => ("instructions of a round", 15, budget::checks()),
-        _ => ("the guest in QEMU", 45, qemu::checks()),
+        "mutants" => (
+            "what is broken on purpose is caught",
+            45,
+            crate::mutants::checks(),
+        ),
+        "hosted" => ("real back ends, from a Linux process", 20, hosted()),
+        _ => (
+            "the guest in QEMU, one by one and the matrix",
+            60,
+            qemu::checks(),
+        ),
     };
     Section {
         name,
@@ -223,6 +242,18 @@ fn unit(context: &Context) -> Vec<Check> {
     ]
 }
 
+/// The driver side of vhost-user. What has to keep up with a device that polls is optimized.
+fn hosted() -> Vec<Check> {
+    let words = ["test", "--no-fail-fast", "--release", "--tests"];
+    let cmd = Cmd::cargo(words).args(["--package", "vring-hosted"]);
+    vec![
+        command("DPDK's vhost library", cmd, Tally::Tests).needs(Need::Program {
+            program: "dpdk-testpmd",
+            package: "dpdk-dev",
+        }),
+    ]
+}
+
 /// The test programs of a section.
 fn suite(section: &'static str, context: &Context) -> Check {
     let names = suites::of_section(section, &context.suites);
@@ -245,6 +276,25 @@ fn library_tests(names: &[&str], with_lib: bool) -> Vec<String> {
     words.extend(with_lib.then(|| "--lib".to_owned()));
     words.extend(names.iter().map(|name| format!("--test={name}")));
     words
+}
+
+/// The library with the words of its rings replaced by loom's, compiled apart: the cfg is everybody's
+/// in one build.
+pub(crate) fn under_loom(word: &str, target: &Path) -> Cmd {
+    Cmd::cargo([word, "--profile=loom", "--package", LIBRARY])
+        .args(["--all-features", "--lib", "--target-dir"])
+        .args([target])
+        .env("RUSTFLAGS", "--cfg vring_loom")
+}
+
+fn loom(context: &Context) -> Vec<Check> {
+    let target = context.target.join("loom");
+    let models = under_loom("test", &target).args([ORDERING]);
+    let lints = under_loom("clippy", &target).args(["--tests", "--", "-Dwarnings"]);
+    vec![
+        command("models", models, Tally::Tests),
+        command("lints", lints, Tally::Command).needs(Need::CLIPPY),
+    ]
 }
 
 fn miri(context: &Context) -> Vec<Check> {

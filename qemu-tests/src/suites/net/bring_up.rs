@@ -1,17 +1,17 @@
 //! From a PCI function to a card that smoltcp can use: each step that fails is a failed check, and
 //! the run ends there.
 
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use core::fmt::Display;
 
 use vring::adapter::smoltcp::Device;
-use vring::device::net::{Driver, Options as DriverOptions};
+use vring::device::net::{Driver, Options as DriverOptions, SUPPORTED};
 use vring::features::{Feature, Features};
-use vring::transport::DeviceId;
 use vring::transport::pci::PciTransport;
+use vring::transport::{DeviceId, Transport as _};
 use vring_protocol::Options;
 
-use super::{Card, QUEUES};
+use super::{Card, QUEUES, facts};
 use crate::kernel::device_interrupts::{DeviceInterrupts, InterruptError};
 use crate::kernel::platform::Identity;
 use crate::kernel::{Machine, pci};
@@ -41,27 +41,27 @@ pub(super) fn run(
     wanted.receive_vector = interrupts.queue_vector(0);
     wanted.transmit_vector = interrupts.queue_vector(1);
     wanted.config_vector = interrupts.config_vector();
-    let refused = features(&options.refuse);
-    wanted.refuse = step(
-        report,
-        "net_features",
-        "names that the crate knows",
-        refused,
-    )?;
-    let driver = Driver::new(Identity, transport, wanted);
+    let wish = facts::by_name(&options.require).and_then(|require| {
+        let refuse = facts::by_name(&options.refuse)?;
+        Ok((require, refuse))
+    });
+    let known = "names that the crate knows";
+    (wanted.require, wanted.refuse) = step(report, "net_features", known, wish)?;
+    // Where the driver does not know it, the exercise after the services is to accept it.
+    if !SUPPORTED.has(Feature::RING_RESET) {
+        wanted.require = wanted.require.without(Feature::RING_RESET);
+    }
+    wanted.indirect = options.indirect;
+    let driver = Driver::new(Identity, transport, wanted).map_err(|mut error| {
+        let offered = error.transport.device_features();
+        facts::features(offered, Features::EMPTY);
+        error
+    });
     let driver = step(report, "net_init", "a driver", driver)?;
 
     let card = Device::new(driver);
     let card = step(report, "net_buffers_given", "a full receive queue", card)?;
     Some((card, interrupts))
-}
-
-/// The features of these names; an error names one that is not known.
-fn features(names: &[String]) -> Result<Features, String> {
-    names.iter().try_fold(Features::EMPTY, |set, name| {
-        let feature = Feature::from_name(name).ok_or_else(|| name.clone())?;
-        Ok(set.with(feature))
-    })
 }
 
 fn choose(

@@ -28,11 +28,7 @@ pub(super) fn announce(card: &mut Card, interrupts: &DeviceInterrupts) {
         interrupts: interrupts.name().into(),
     });
     let (offered, acked) = (control.offered(), control.features());
-    event(&Event::Features {
-        offered: names(offered),
-        acked: names(acked),
-        refused: names(offered - acked),
-    });
+    features(offered, acked);
     let ring = if acked.has(Feature::RING_PACKED) {
         "packed"
     } else {
@@ -40,6 +36,15 @@ pub(super) fn announce(card: &mut Card, interrupts: &DeviceInterrupts) {
     };
     queue(0, "rx", ring, rx.size(), rx.areas());
     queue(1, "tx", ring, tx.size(), tx.areas());
+}
+
+/// What was offered, and what of it is in use.
+pub(super) fn features(offered: Features, acked: Features) {
+    event(&Event::Features {
+        offered: names(offered),
+        acked: names(acked),
+        refused: names(offered - acked),
+    });
 }
 
 fn queue(index: u16, name: &str, ring: &str, num: u16, areas: QueueAreas) {
@@ -66,7 +71,7 @@ pub(super) fn pings(pings: &Pings) {
 }
 
 /// The specification's names of a set of feature bits.
-fn names(features: Features) -> Vec<String> {
+pub(super) fn names(features: Features) -> Vec<String> {
     features.iter().map(name).collect()
 }
 
@@ -77,6 +82,19 @@ fn name(feature: Feature) -> String {
         (None, Some((_, net))) => format!("VIRTIO_NET_F_{net}"),
         (None, None) => format!("{feature}"),
     }
+}
+
+/// The features of these names; an error names one that is not known.
+pub(super) fn by_name(names: &[String]) -> Result<Features, String> {
+    names.iter().try_fold(Features::EMPTY, |set, name| {
+        let net = || {
+            let name = name.strip_prefix("VIRTIO_NET_F_")?;
+            let (bit, _) = NET_FEATURES.iter().find(|(_, known)| *known == name)?;
+            Feature::new(*bit)
+        };
+        let feature = Feature::from_name(name).or_else(net);
+        Ok(set.with(feature.ok_or_else(|| name.clone())?))
+    })
 }
 
 /// Feature bits of network devices (VIRTIO 1.4, 5.1.3), and the legacy `GSO`.

@@ -1,11 +1,13 @@
 //! virtio-net: finds the card, brings it up, serves the peer until it says `finish`, resets the
-//! card, and counts what came back.
+//! card, and counts what came back. At the end [`pieces`] drives the card once more, without the
+//! network driver.
 //!
 //! [`serve`] is the loop that a kernel with interrupts writes: poll until there is no work, arm,
 //! look again, halt until an interrupt or until a timer of the protocol stack.
 
 mod bring_up;
 mod facts;
+mod pieces;
 mod verdict;
 
 use alloc::string::ToString;
@@ -48,7 +50,10 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     });
     let served = serve(&mut services, &mut card, &mut interrupts);
     verdict::end(&served, options, report);
-    verdict::reset(card, &interrupts, &served, report);
+    let transport = verdict::reset(card, &interrupts, &served, report);
+    if let Some(transport) = transport.filter(|_| options.pieces > 0) {
+        pieces::run(transport, &config, options, report);
+    }
 }
 
 /// For a card without an address: locally administered (VIRTIO 1.4, 5.1.4.2).

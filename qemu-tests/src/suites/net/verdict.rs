@@ -11,6 +11,7 @@ use vring::device::net::{RECEIVE_QUEUE, Transmitter};
 use vring::features::Feature;
 use vring::ring::layout::vring_init;
 use vring::transport::QueueAreas;
+use vring::transport::pci::PciTransport;
 use vring::virtqueue::Counters;
 use vring_protocol::{Event, Options, QueueCounters};
 
@@ -100,13 +101,13 @@ pub(super) fn end(served: &Served, options: &Options, report: &mut Report) {
 /// How long the device may take for the last frames that it was given.
 const LAST_FRAMES: Duration = Duration::from_secs(10);
 
-/// Resets the card and accounts for every buffer that it was ever given.
+/// Resets the card and accounts for every buffer that it was ever given. The card, for more.
 pub(super) fn reset(
     card: Card,
     interrupts: &DeviceInterrupts,
     served: &Served,
     report: &mut Report,
-) {
+) -> Option<PciTransport> {
     let fault = card.fault();
     let mut driver = card.into_driver();
     let outstanding = drain(driver.tx());
@@ -122,13 +123,15 @@ pub(super) fn reset(
     let mut returned = [0u64; 2];
     let reset =
         driver.shutdown(|queue, _buffer| returned[usize::from(queue != RECEIVE_QUEUE)] += 1);
+    let (transport, why) = match reset {
+        Ok(transport) => (Some(transport), String::new()),
+        Err((_, why)) => (None, why.to_string()),
+    };
     report.check(
         "net_reset",
-        reset.is_ok(),
+        transport.is_some(),
         "a reset that the device confirms",
-        &reset
-            .err()
-            .map_or(String::new(), |(_, why)| why.to_string()),
+        &why,
         HERE,
     );
 
@@ -183,6 +186,7 @@ pub(super) fn reset(
         interrupts: raised,
         spurious_interrupts: served.spurious + interrupts.foreign_count(),
     });
+    transport
 }
 
 /// Takes back the frames that have gone out until all have, or for so long; how many are left.

@@ -140,34 +140,10 @@ pub(crate) fn start(job: &Job, tap: Option<&mut Tap>) -> anyhow::Result<Qemu> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::job::{Load, Tool};
 
     #[test]
     fn bug_class_29_an_emulated_machine_keeps_the_fences_of_its_guest() {
-        let job = Job {
-            mode: "off".into(),
-            qemu: Tool {
-                path: "qemu".into(),
-                library_path: None,
-            },
-            strace: None,
-            machine: "q35".into(),
-            accel: "tcg".into(),
-            nic: String::new(),
-            guest: "guest".into(),
-            command_line: String::new(),
-            guest_pings: 1,
-            link: Link::User,
-            load: Load {
-                pings: 1,
-                tcp_bytes: 1,
-                datagrams: 1,
-                burst: 1,
-            },
-            dir: "nowhere".into(),
-            boot_seconds: 1,
-            total_seconds: 1,
-        };
+        let job = super::super::verdict::tests::job();
         let arguments = arguments(&job).unwrap();
         let smp = arguments.iter().position(|word| word == "-smp").unwrap();
         assert_eq!(arguments[smp + 1], "1,maxcpus=2");

@@ -14,7 +14,7 @@ use crate::qemu::limits::Deadline;
 use crate::qemu::peer::Endpoints;
 use crate::qemu::process;
 use crate::qemu::proof::queues;
-use crate::qemu::report::{Failure, Findings, Queue};
+use crate::qemu::report::{Failure, Findings};
 use crate::qemu::stop::Stop;
 
 /// The most memory that a ring dump takes.
@@ -112,6 +112,7 @@ impl Live {
         let started = self.vhost_started(deadline)?;
         findings.vhost.started = started;
         findings.vhost.worker = worker(pid);
+        let packed = findings.ring.as_deref() == Some("packed");
         let event_idx = findings.features.as_ref().is_some_and(|features| {
             features
                 .acked
@@ -128,7 +129,7 @@ impl Live {
                 let command = "x-query-virtio-queue-status";
                 queues::parse_virtio(&self.qmp.execute(command, arguments, deadline)?)?
             };
-            let (compared, differences) = queues::compare(queue.clone(), host, event_idx);
+            let (compared, differences) = queues::compare(queue.clone(), host, packed, event_idx);
             *queue = compared;
             if !differences.is_empty() {
                 findings.failures.push(Failure::new(
@@ -145,14 +146,15 @@ impl Live {
     /// Saves the memory of each vring.
     pub(crate) fn dump_rings(
         &mut self,
-        queues: &[Queue],
+        findings: &Findings,
         when: &str,
         deadline: Deadline,
     ) -> Result<(), Stop> {
-        for queue in queues {
+        let packed = findings.ring.as_deref() == Some("packed");
+        for queue in &findings.queues {
             let sizes = queue
                 .host_sizes
-                .unwrap_or_else(|| queues::expected_sizes(queue.num, true));
+                .unwrap_or_else(|| queues::expected_sizes(queue.num, packed, true));
             let at = queue.driver;
             let start = at.desc.min(at.avail).min(at.used);
             let end = [

@@ -12,6 +12,7 @@ mod serial;
 mod tracer;
 mod traffic;
 mod verdict;
+mod wish;
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -36,7 +37,7 @@ pub(crate) const QMP_LOG: &str = "qmp.log";
 /// How long QEMU may take to answer anything.
 const QMP_SECONDS: u64 = 30;
 /// How long the guest may take to end after its goodbye.
-const END_SECONDS: u64 = 30;
+const END_SECONDS: u64 = 90;
 
 /// A run under way.
 struct Run<'a> {
@@ -47,8 +48,23 @@ struct Run<'a> {
     deadline: Deadline,
 }
 
+/// Runs the jobs one after the other.
+pub(crate) fn run_all(jobs: &[Job], outlet: &mut dyn Outlet) {
+    for job in jobs {
+        if !job.cell.is_empty() {
+            let name = job.cell.clone();
+            outlet.send(Frame::Cell { name });
+        }
+        // Whoever interrupts means the whole.
+        if crate::qemu::limits::interrupted() {
+            return;
+        }
+        run(job, outlet);
+    }
+}
+
 /// Runs the job to its end, whatever that is.
-pub(crate) fn run(job: &Job, outlet: &mut dyn Outlet) {
+fn run(job: &Job, outlet: &mut dyn Outlet) {
     let mut run = Run {
         job,
         outlet,
@@ -100,8 +116,12 @@ impl Run<'_> {
         let Ok(entries) = std::fs::read_dir(&self.job.dir) else {
             return;
         };
+        let brief = self.job.brief && self.findings.failures.is_empty();
         for entry in entries.flatten() {
             let name = entry.file_name();
+            if brief && name != SERIAL_LOG {
+                continue;
+            }
             if entry.path().is_file()
                 && let Err(error) = self.outlet.file(&name.to_string_lossy(), &entry.path())
             {
@@ -151,6 +171,11 @@ impl Run<'_> {
 
     fn all(&mut self) -> Result<(), Stop> {
         self.phase("link");
+        if let Some(missing) = wish::not_offered(self.job)? {
+            self.findings.not_offered = Some(missing);
+            self.findings.judged = true;
+            return Ok(());
+        }
         std::fs::create_dir_all(&self.job.dir)
             .map_err(|error| anyhow::anyhow!("cannot make {}: {error}", self.job.dir.display()))?;
         let mut tap = match self.job.link {
@@ -193,7 +218,7 @@ impl Run<'_> {
             let tail = serial.tail();
             self.fail(&phase, stop, &tail);
             // The rings as they stand, for whoever looks for the cause; QEMU may be gone.
-            drop(live.dump_rings(&self.findings.queues, "failure", Deadline::seconds(5)));
+            drop(live.dump_rings(&self.findings, "failure", Deadline::seconds(5)));
         }
         let status = match process.try_wait()? {
             Some(status) => Some(status),
@@ -230,7 +255,7 @@ impl Run<'_> {
         live.qmp.execute("cont", json!({}), boot)?;
         verdict::wait_hello(serial, boot, self.outlet)?;
         let ready = serial.wait("the guest to be ready", boot, self.outlet, verdict::ready);
-        verdict::take_announcements(&mut self.findings, &serial.events);
+        verdict::take_announcements(self.job, &mut self.findings, &serial.events);
         if let Some(tracer) = tracer {
             tracer.detach()?;
         }
@@ -239,14 +264,14 @@ impl Run<'_> {
         self.phase("proof");
         let limit = self.deadline.within(QMP_SECONDS);
         live.examine(self.job, &mut self.findings, pid, limit)?;
-        live.dump_rings(&self.findings.queues, "live", limit)?;
+        live.dump_rings(&self.findings, "live", limit)?;
 
         self.traffic(live, serial, tap)?;
 
         self.phase("end");
         let limit = self.deadline.within(QMP_SECONDS);
         self.findings.vhost.started_after_traffic = live.vhost_started(limit)?;
-        live.dump_rings(&self.findings.queues, "end", limit)?;
+        live.dump_rings(&self.findings, "end", limit)?;
         let endpoints = live.endpoints(self.job, limit)?;
         super::peer::stream::finish(endpoints.control, self.deadline.within(END_SECONDS))?;
         serial.wait(
@@ -266,6 +291,15 @@ impl Run<'_> {
             uname.release().to_string_lossy()
         );
         self.findings.versions.insert("peer_kernel".into(), kernel);
+        if self.job.link == Link::VhostTap
+            && let Ok(bits) = crate::qemu::vhost::features()
+        {
+            let names = crate::qemu::features::of_bits(bits);
+            let text = format!("{bits:#x}: {}", names.join(" "));
+            self.findings
+                .versions
+                .insert("vhost_net_features".into(), text);
+        }
         if let Some(strace) = &self.job.strace {
             let mut command = strace.command();
             command.arg("-V");

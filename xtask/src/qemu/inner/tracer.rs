@@ -103,10 +103,7 @@ mod tests {
     #[test]
     fn a_tracer_that_ends_at_once_is_an_error_that_shows_why() {
         let dir = tempfile::tempdir().unwrap();
-        let not_strace = Tool {
-            path: "/bin/false".into(),
-            library_path: None,
-        };
+        let not_strace = Tool::installed("/bin/false".into());
         let log = dir.path().join("strace.log");
         let stop = Tracer::attach(&not_strace, 1, &log, Deadline::seconds(10)).unwrap_err();
         assert!(stop.to_string().contains("cannot attach"), "{stop}");

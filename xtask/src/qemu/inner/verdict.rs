@@ -7,12 +7,14 @@ use vring_protocol::{EXIT_FAILED, EXIT_OK, Event, QueueCounters, VERSION};
 
 use super::command::{STRACE_LOG, TRACE_LOG};
 use super::serial::Serial;
+use super::wish;
 use crate::qemu::channel::Outlet;
 use crate::qemu::job::{Job, Link};
 use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
-    Addresses, Counters, Device, Failure, Features, Findings, Ping, Queue, Skipped, StepStatus,
+    Addresses, Counters, Device, Failure, Features, Findings, Pieces, Ping, Queue, Skipped,
+    StepStatus,
 };
 use crate::qemu::stop::Stop;
 
@@ -58,7 +60,7 @@ pub(super) fn wait_hello(
 }
 
 /// Takes over what the guest said before it was ready.
-pub(super) fn take_announcements(findings: &mut Findings, events: &[Event]) {
+pub(super) fn take_announcements(job: &Job, findings: &mut Findings, events: &[Event]) {
     let mut device = Device::default();
     for event in events {
         match event.clone() {
@@ -91,6 +93,8 @@ pub(super) fn take_announcements(findings: &mut Findings, events: &[Event]) {
                     offered,
                     acked,
                     refused,
+                    required: job.steer.require.clone(),
+                    forbidden: job.steer.refuse.clone(),
                 });
             }
             Event::Queue {
@@ -137,14 +141,18 @@ pub(super) fn judge(
         last_words(&mut failures, serial, status);
     }
     // Of a guest that never came to its queues there is no start to look for.
-    if job.link == Link::VhostTap && (whole || !findings.queues.is_empty()) {
+    if job.strace.is_some() && (whole || !findings.queues.is_empty()) {
         vhost_steps(job, findings);
     }
     if whole {
         links(&mut failures, job, findings);
+        failures.extend(wish::sizes(job, findings));
         steps_taken(&mut failures, findings);
     } else {
         findings.skipped.extend(not_reached(findings));
+    }
+    if findings.features.is_some() {
+        failures.extend(wish::features(job, findings));
     }
     for queue in findings
         .counters
@@ -208,6 +216,25 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
                     received: *received,
                 };
                 findings.ping_by_guest = Some(ping);
+            }
+            Event::Pieces {
+                acked,
+                sent,
+                received,
+                descriptors,
+                sizes,
+                queue_resets,
+                returned,
+            } => {
+                findings.pieces = Some(Pieces {
+                    acked: acked.clone(),
+                    sent: *sent,
+                    received: *received,
+                    descriptors: *descriptors,
+                    sizes: sizes.clone(),
+                    queue_resets: *queue_resets,
+                    returned: *returned,
+                });
             }
             Event::Counters {
                 queues,
@@ -461,4 +488,4 @@ fn vhost_steps(job: &Job, findings: &mut Findings) {
 
 #[cfg(test)]
 #[path = "verdict_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,22 +1,24 @@
 //! Tests of the verdict: a good run passes, and each thing that can be wrong is named.
 
 use super::*;
+use crate::qemu::features::Steer;
 use crate::qemu::job::{Load, Tool};
 use crate::qemu::report::{Both, Flow};
 
-fn job() -> Job {
+pub(crate) fn job() -> Job {
     Job {
+        cell: String::new(),
         mode: "off".into(),
-        qemu: Tool {
-            path: "qemu".into(),
-            library_path: None,
-        },
+        qemu: Tool::installed("qemu".into()),
         strace: None,
         machine: "q35".into(),
         accel: "tcg".into(),
         nic: String::new(),
         guest: "guest".into(),
         command_line: String::new(),
+        steer: Steer::default(),
+        queue_size: 256,
+        device_sizes: (256, 256),
         guest_pings: 100,
         link: Link::User,
         load: Load {
@@ -25,6 +27,7 @@ fn job() -> Job {
             datagrams: 70_000,
             burst: 10,
         },
+        brief: false,
         dir: "nowhere".into(),
         boot_seconds: 1,
         total_seconds: 1,
@@ -75,7 +78,7 @@ fn good() -> Findings {
         burst: flows,
         ..Findings::default()
     };
-    take_announcements(&mut findings, &events);
+    take_announcements(&job(), &mut findings, &events);
     take_results(&mut findings, &events);
     findings.queues[0].matches_driver = true;
     findings

@@ -57,9 +57,17 @@ pub(crate) fn parse_virtio(answer: &Value) -> anyhow::Result<HostQueue> {
     })
 }
 
-/// The bytes of each area by the specification.
-pub(crate) fn expected_sizes(num: u16, event_idx: bool) -> Addresses {
+/// The bytes of each area by the specification: the driver and the device area of a packed ring
+/// are an event suppression structure each.
+pub(crate) fn expected_sizes(num: u16, packed: bool, event_idx: bool) -> Addresses {
     let num = u64::from(num);
+    if packed {
+        return Addresses {
+            desc: 16 * num,
+            avail: 4,
+            used: 4,
+        };
+    }
     let event = if event_idx { 2 } else { 0 };
     Addresses {
         desc: 16 * num,
@@ -69,7 +77,12 @@ pub(crate) fn expected_sizes(num: u16, event_idx: bool) -> Addresses {
 }
 
 /// Compares; the queue for the report, and what differs.
-pub(crate) fn compare(mut queue: Queue, host: HostQueue, event_idx: bool) -> (Queue, Vec<String>) {
+pub(crate) fn compare(
+    mut queue: Queue,
+    host: HostQueue,
+    packed: bool,
+    event_idx: bool,
+) -> (Queue, Vec<String>) {
     let mut differences = Vec::new();
     let mut check = |what: &str, driver: u64, host: u64| {
         if driver != host {
@@ -81,7 +94,7 @@ pub(crate) fn compare(mut queue: Queue, host: HostQueue, event_idx: bool) -> (Qu
     check("avail", queue.driver.avail, host.at.avail);
     check("used", queue.driver.used, host.at.used);
     if let Some(sizes) = host.sizes {
-        let expected = expected_sizes(queue.num, event_idx);
+        let expected = expected_sizes(queue.num, packed, event_idx);
         check("bytes of desc", expected.desc, sizes.desc);
         check("bytes of avail", expected.avail, sizes.avail);
         check("bytes of used", expected.used, sizes.used);
@@ -126,7 +139,7 @@ mod tests {
     #[test]
     fn equal_is_equal() {
         let host = parse_vhost(&answer()).unwrap();
-        let (queue, differences) = compare(driver(), host, false);
+        let (queue, differences) = compare(driver(), host, false, false);
         assert!(
             queue.matches_driver && differences.is_empty(),
             "{differences:?}"
@@ -137,11 +150,23 @@ mod tests {
     fn each_difference_is_named() {
         let mut answer = answer();
         answer["used-phys"] = json!(1);
-        let (queue, differences) = compare(driver(), parse_vhost(&answer).unwrap(), true);
+        let (queue, differences) = compare(driver(), parse_vhost(&answer).unwrap(), false, true);
         assert!(!queue.matches_driver);
         // With EVENT_IDX both rings are two bytes longer than what the host says here.
         assert_eq!(differences.len(), 3, "{differences:?}");
         assert!(differences[0].contains("used"), "{differences:?}");
+    }
+
+    #[test]
+    fn a_packed_ring_has_other_sizes() {
+        let mut answer = answer();
+        answer["avail-size"] = json!(4);
+        answer["used-size"] = json!(4);
+        for event_idx in [false, true] {
+            let host = parse_vhost(&answer).unwrap();
+            assert!(compare(driver(), host, true, event_idx).0.matches_driver);
+            assert!(!compare(driver(), host, false, event_idx).0.matches_driver);
+        }
     }
 
     #[test]

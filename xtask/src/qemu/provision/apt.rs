@@ -19,6 +19,9 @@ use crate::qemu::ui::Ui;
 pub(super) struct Apt<'a> {
     cache: PathBuf,
     own_lists: bool,
+    /// A list of sources instead of the system's `sources.list`, and the release that goes before
+    /// others.
+    release: Option<(PathBuf, String)>,
     ui: &'a Ui,
 }
 
@@ -35,6 +38,42 @@ impl<'a> Apt<'a> {
         Some(Self {
             cache: cache.join("apt"),
             own_lists: false,
+            release: None,
+            ui,
+        })
+    }
+
+    /// The same with Debian's backports beside the system's sources, in lists of our own; the
+    /// system's sources are only read. Elsewhere than on a Debian that has none, as
+    /// [`find`](Self::find).
+    pub(super) fn backports(cache: &Path, ui: &'a Ui) -> Option<Self> {
+        let plain = Self::find(cache, ui)?;
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let main = Path::new("/etc/apt/sources.list");
+        let mut texts = vec![read(main)];
+        let parts = std::fs::read_dir("/etc/apt/sources.list.d");
+        let parts = parts.into_iter().flatten().flatten();
+        texts.extend(
+            parts
+                .map(|entry| entry.path())
+                .filter(|path| {
+                    let extension = path.extension().unwrap_or_default();
+                    extension == "list" || extension == "sources"
+                })
+                .map(|path| read(&path)),
+        );
+        let release = read(Path::new("/etc/os-release"));
+        let Some((source, suite)) = backports_source(&release, &texts.join("\n\n")) else {
+            return Some(plain);
+        };
+        let cache = cache.join("apt-backports");
+        std::fs::create_dir_all(&cache).ok()?;
+        let list = cache.join("sources.list");
+        std::fs::write(&list, format!("{}\n{source}\n", read(main))).ok()?;
+        Some(Self {
+            cache,
+            own_lists: true,
+            release: Some((list, suite)),
             ui,
         })
     }
@@ -45,6 +84,10 @@ impl<'a> Apt<'a> {
         command.env("DEBIAN_FRONTEND", "noninteractive");
         // The sandbox user cannot write into a project's directory.
         command.args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"]);
+        if let Some((list, release)) = &self.release {
+            command.args(["-o", &format!("Dir::Etc::sourcelist={}", list.display())]);
+            command.args(["-o", &format!("APT::Default-Release={release}")]);
+        }
         if self.own_lists {
             for (key, dir) in [("Dir::State::lists", "lists"), ("Dir::Cache", "cache")] {
                 let dir = self.cache.join(dir);
@@ -171,6 +214,60 @@ impl<'a> Apt<'a> {
     }
 }
 
+/// The line of `sources.list` for the backports of the Debian that this is, at the place where its
+/// packages come from, and the name of the suite.
+fn backports_source(os_release: &str, sources: &str) -> Option<(String, String)> {
+    let field = |name: &str| {
+        let mut lines = os_release.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+        Some(value.trim_matches('"'))
+    };
+    let codename = field("VERSION_CODENAME").filter(|_| field("ID") == Some("debian"))?;
+    let suite = format!("{codename}-backports");
+    let line = one_line_source(sources, codename).or_else(|| stanza_source(sources, codename))?;
+    let (options, place) = line;
+    Some((format!("deb {options}{place} {suite} main"), suite))
+}
+
+/// `deb [options] place codename components`, as options and place.
+fn one_line_source(sources: &str, codename: &str) -> Option<(String, String)> {
+    sources.lines().find_map(|line| {
+        let rest = line.trim().strip_prefix("deb ")?.trim();
+        let (options, rest) = match rest.strip_prefix('[') {
+            Some(rest) => {
+                let (options, rest) = rest.split_once(']')?;
+                (format!("[{options}] "), rest)
+            }
+            None => (String::new(), rest),
+        };
+        let mut words = rest.split_ascii_whitespace();
+        let place = words.next()?;
+        (words.next()? == codename).then(|| (options, place.to_owned()))
+    })
+}
+
+/// The same of a stanza of a `.sources` file.
+fn stanza_source(sources: &str, codename: &str) -> Option<(String, String)> {
+    // Stanzas are separated by empty lines; so are the files, as they were joined.
+    sources.split("\n\n").find_map(|stanza| {
+        let field = |name: &str| {
+            let mut lines = stanza.lines();
+            lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+        };
+        let suites = field("Suites")?;
+        if !suites
+            .split_ascii_whitespace()
+            .any(|suite| suite == codename)
+        {
+            return None;
+        }
+        let place = field("URIs")?.split_ascii_whitespace().next()?;
+        let key = field("Signed-By").filter(|key| key.starts_with('/'));
+        let options = key.map(|key| format!("[signed-by={key}] "));
+        Some((options.unwrap_or_default(), place.to_owned()))
+    })
+}
+
 /// `linux-image-6.1.0-56-cloud-amd64`, not the name that points to it.
 fn is_real_image(name: &str) -> bool {
     name.strip_prefix("linux-image-")
@@ -214,6 +311,25 @@ mod tests {
         assert_eq!(parse_depends(text), ["linux-image-6.1.0-56-cloud-amd64"]);
         let text = "linux-image-6.8.0-60-generic\n  Depends: kmod\n |Depends: <linux-initramfs-tool>\n  Depends: linux-modules-6.8.0-60-generic\n";
         assert_eq!(parse_depends(text), ["linux-modules-6.8.0-60-generic"]);
+    }
+
+    #[test]
+    fn backports_come_from_where_the_packages_come_from() {
+        let debian = "ID=debian\nVERSION_CODENAME=bookworm\n";
+        let stanza = "Types: deb\n# a note\nURIs: http://a/debian-security\n\
+            Suites: bookworm-security\nComponents: main\n\nTypes: deb\nURIs: http://b/debian\n\
+            Suites: bookworm bookworm-updates\nComponents: main\nSigned-By: /k.gpg\n";
+        let expected = "deb [signed-by=/k.gpg] http://b/debian bookworm-backports main";
+        let found = backports_source(debian, stanza).unwrap();
+        assert_eq!(found, (expected.into(), "bookworm-backports".into()));
+        let line = "# deb x y\ndeb [arch=amd64] http://c/ bookworm main contrib\n";
+        let expected = "deb [arch=amd64] http://c/ bookworm-backports main";
+        assert_eq!(backports_source(debian, line).unwrap().0, expected);
+        assert_eq!(
+            backports_source("ID=ubuntu\nVERSION_CODENAME=noble", line),
+            None
+        );
+        assert_eq!(backports_source(debian, "deb http://c sid main"), None);
     }
 
     #[test]

@@ -17,13 +17,22 @@ const METAS: [&str; 3] = [
 ];
 
 impl Provision<'_> {
-    /// Finds the kernel in the cache, fetches it, or falls back to this machine's own.
-    pub(crate) fn kernel(&self) -> Result<Kernel, Stop> {
-        let dir = self.cache.join("kernel");
-        if let Ok(kernel) = find_kernel(&dir) {
+    /// The newest kernel that can be had, for what its vhost offers: from backports, else as
+    /// [`kernel`](Self::kernel).
+    pub(crate) fn newest_kernel(&self) -> Result<Kernel, Stop> {
+        let dir = self.cache.join("kernel-newest");
+        match self.fetch_kernel(&dir, Apt::backports(&self.cache, self.ui)) {
+            Err(Stop::Broken(_)) => self.kernel(),
+            result => result,
+        }
+    }
+
+    /// The kernel from the cache or from packages.
+    fn fetch_kernel(&self, dir: &Path, apt: Option<Apt<'_>>) -> Result<Kernel, Stop> {
+        if let Ok(kernel) = find_kernel(dir) {
             return Ok(kernel);
         }
-        let unpacked = match Apt::find(&self.cache, self.ui) {
+        match apt {
             Some(mut apt) => apt
                 .kernel_packages(&METAS)
                 .and_then(|packages| {
@@ -31,11 +40,17 @@ impl Provision<'_> {
                         "fetching {} and unpacking it under target/ (not installed)",
                         packages.join(", ")
                     ));
-                    apt.unpack(&packages, &dir)
+                    apt.unpack(&packages, dir)
                 })
-                .and_then(|()| Ok(find_kernel(&dir)?)),
+                .and_then(|()| Ok(find_kernel(dir)?)),
             None => Err(Stop::Broken(anyhow::anyhow!("there is no apt-get here"))),
-        };
+        }
+    }
+
+    /// Finds the kernel in the cache, fetches it, or falls back to this machine's own.
+    pub(crate) fn kernel(&self) -> Result<Kernel, Stop> {
+        let dir = self.cache.join("kernel");
+        let unpacked = self.fetch_kernel(&dir, Apt::find(&self.cache, self.ui));
         let error = match unpacked {
             Ok(kernel) => return Ok(kernel),
             Err(Stop::Interrupted) => return Err(Stop::Interrupted),

@@ -22,17 +22,24 @@ struct Want {
     package: &'static str,
     version_flag: &'static str,
     since: (u32, u32),
+    /// More than this system may have: its own packages and, where it is a Debian, its backports
+    /// are looked at, nothing is installed, and the cache has a place of its own for it.
+    newer: bool,
     why: &'static str,
 }
 
 impl Provision<'_> {
-    pub(crate) fn qemu(&self) -> Result<Tool, Stop> {
+    /// QEMU, at least as recent as every run needs, and as `since`.
+    pub(crate) fn qemu_since(&self, since: Option<(u32, u32)>) -> Result<Tool, Stop> {
+        let newer = since.filter(|since| *since > QEMU_SINCE);
         self.tool(&Want {
             program: QEMU,
             package: "qemu-system-x86",
             version_flag: "--version",
-            since: QEMU_SINCE,
-            why: "QEMU runs the guest, and tells about vhost over QMP since 7.2",
+            since: newer.unwrap_or(QEMU_SINCE),
+            newer: newer.is_some(),
+            why: "QEMU runs the guest, tells about vhost over QMP since 7.2, and has in_order \
+                  since 9.2",
         })
     }
 
@@ -42,28 +49,44 @@ impl Provision<'_> {
             package: "strace",
             version_flag: "-V",
             since: STRACE_SINCE,
+            newer: false,
             why: "strace shows the steps by which QEMU hands the rings to vhost",
         })
+    }
+
+    /// The version of a QEMU.
+    pub(crate) fn qemu_version(qemu: &Tool) -> Option<(u32, u32)> {
+        let mut command = qemu.command();
+        command.arg("--version");
+        let output = process::run_ok(&mut command, Deadline::seconds(30)).ok()?;
+        parse_version(output.stdout.lines().next()?)
     }
 
     fn tool(&self, want: &Want) -> Result<Tool, Stop> {
         let mut seen = "it is not installed".to_owned();
         if let Some(path) = process::find_program(want.program) {
-            let tool = Tool {
-                path,
-                library_path: None,
-            };
+            let tool = Tool::installed(path);
             match check(&tool, want) {
                 Ok(()) => return Ok(tool),
                 Err(why) => seen = why,
             }
         }
-        let dir = self.cache.join("tools").join(want.program);
+        let (major, minor) = want.since;
+        let dir = self.cache.join("tools").join(if want.newer {
+            format!("{}-{major}.{minor}", want.program)
+        } else {
+            want.program.into()
+        });
         let unpacked = || unpacked_tool(&dir, want.program);
         if check(&unpacked(), want).is_ok() {
             return Ok(unpacked());
         }
-        if let Some(mut apt) = Apt::find(&self.cache, self.ui) {
+        let apt = if want.newer {
+            Apt::backports(&self.cache, self.ui)
+        } else {
+            Apt::find(&self.cache, self.ui)
+        };
+        if let Some(mut apt) = apt {
             let result = apt.missing(&[want.package]).and_then(|packages| {
                 if packages.is_empty() {
                     // Installed and yet no good: unpacking the same again would not help.
@@ -84,15 +107,18 @@ impl Provision<'_> {
                 Err(stop) => seen += &format!("; it cannot be unpacked: {stop}"),
             }
         }
-        let (major, minor) = want.since;
         let what = format!("{} {major}.{minor} or later", want.program);
         let why = format!("{}; {seen}", want.why);
+        if want.newer {
+            return Err(Stop::missing(
+                what,
+                why,
+                "install a newer one by hand and put it first on PATH",
+            ));
+        }
         self.install(&what, &why, &[want.package])?;
         let path = process::find_program(want.program).unwrap_or_else(|| want.program.into());
-        let tool = Tool {
-            path,
-            library_path: None,
-        };
+        let tool = Tool::installed(path);
         match check(&tool, want) {
             Ok(()) => Ok(tool),
             Err(why) => Err(Stop::missing(
@@ -133,9 +159,14 @@ fn unpacked_tool(root: &Path, program: &str) -> Tool {
         .iter()
         .map(|dir| dir.to_string_lossy().into_owned())
         .collect();
+    let qemu = root.join("usr/lib/x86_64-linux-gnu/qemu");
+    let data = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
+    let data = data.map(|dir| root.join(dir)).into_iter();
     Tool {
         path: root.join("usr/bin").join(program),
         library_path: Some(dirs.join(":")),
+        data: data.filter(|dir| program == QEMU && dir.is_dir()).collect(),
+        modules: (program == QEMU && qemu.is_dir()).then_some(qemu),
     }
 }
 
@@ -185,12 +216,10 @@ mod tests {
             package: "dash",
             version_flag: "-c",
             since: (1, 0),
+            newer: false,
             why: "",
         };
-        let tool = |path: &str| Tool {
-            path: path.into(),
-            library_path: None,
-        };
+        let tool = |path: &str| Tool::installed(path.into());
         assert!(
             check(&tool("/nowhere/x"), &want)
                 .unwrap_err()

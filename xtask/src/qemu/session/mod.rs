@@ -1,7 +1,9 @@
 //! A run from the command line's point of view: probe, provide, build, run.
 
+pub(crate) mod matrix;
+
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Instant;
 
@@ -10,10 +12,11 @@ use rustix::fs::{FlockOperation, flock};
 use vring_protocol::Options;
 
 use super::channel::{Frame, LocalOutlet};
-use super::cli::{Accel, QemuArgs, VhostMode};
-use super::job::{GUEST, Job, Link, Load, PEER, PREFIX};
+use super::cli::{Accel, Interrupts, Machine, Nic, QemuArgs, VhostMode};
+use super::features::{self, Steer};
+use super::job::{GUEST, Job, Link, Load, PEER, PREFIX, Tool};
 use super::limits::{Deadline, TICK};
-use super::outer::{self, Outer};
+use super::outer::{self, Kernel, Outer};
 use super::provision::{Provision, UNPACKING};
 use super::report::{AccelTrial, Failure, PARTIAL, Report, Skipped};
 use super::stop::Stop;
@@ -151,7 +154,11 @@ fn fresh_dir(dir: &Path) -> anyhow::Result<()> {
 pub(crate) fn run(args: &QemuArgs, out: &Path, ui: &Ui, report: &mut Report) -> Result<(), Stop> {
     let start = Instant::now();
     let mut phases = Phases { ui, current: None };
-    let result = run_phases(args, out, ui, report, &mut phases);
+    let result = if args.matrix {
+        matrix::run(args, out, ui, report, &mut phases)
+    } else {
+        run_phases(args, out, ui, report, &mut phases)
+    };
     phases.end(report);
     let total = start.elapsed().as_secs_f64();
     report.findings.duration_s.insert("total".into(), total);
@@ -165,21 +172,83 @@ fn run_phases(
     report: &mut Report,
     phases: &mut Phases<'_>,
 ) -> Result<(), Stop> {
+    let steer = args.steer()?;
     let dir = out.join(ARTIFACTS);
     fresh_dir(&dir)?;
     report.machine = args.machine.name().into();
 
     phases.next(report, "probe");
-    if let Some(path) = &args.guest
-        && !path.is_file()
-    {
-        let text = format!("--guest {}: there is no such file", path.display());
-        return Err(Stop::Usage(text));
-    }
+    look_for_guest(args)?;
     let mode = choose_mode(args.vhost, report)?;
     report.findings.vhost.mode = mode.name().into();
 
     phases.next(report, "provide");
+    let (provision, providing) = provision(args, ui)?;
+    let qemu = provision.qemu_since(steer.since)?;
+    let strace = match mode {
+        Mode::Off => None,
+        Mode::Native | Mode::Nested => Some(provision.strace()?),
+    };
+    let kernel = match mode {
+        Mode::Nested if steer.needs_new_vhost() => Some(provision.newest_kernel()?),
+        Mode::Nested => Some(provision.kernel()?),
+        Mode::Native | Mode::Off => None,
+    };
+    drop(providing);
+
+    phases.next(report, "build");
+    let guest = build(args, &provision, report)?;
+
+    phases.next(report, "accel");
+    let accel = choose_accel(args, &qemu, &guest, report)?;
+    let site = Site {
+        mode,
+        qemu,
+        strace,
+        kernel,
+        guest,
+        accel,
+    };
+    if mode == Mode::Nested {
+        report.accel_outer = Some(accel.into());
+    }
+    report.accel = Some(site.inner_accel().into());
+
+    let how = How {
+        steer,
+        queue_size: args.queue_size,
+        machine: args.machine,
+        nic: args.nic,
+        interrupts: args.interrupts,
+        load: Load {
+            pings: args.pings,
+            tcp_bytes: args.tcp_mib << 20,
+            datagrams: args.datagrams,
+            burst: args.burst,
+        },
+    };
+    let job = Job {
+        total_seconds: args.time_limit(),
+        ..site.job(&how, &dir)
+    };
+    let limit = Deadline::seconds(args.time_limit() + 15);
+    let mut run = SingleRun { ui, report };
+    site.launch(vec![job], out, &dir, limit, phases, &mut run)
+}
+
+/// A guest that was given must be there.
+fn look_for_guest(args: &QemuArgs) -> Result<(), Stop> {
+    match &args.guest {
+        Some(path) if !path.is_file() => {
+            let text = format!("--guest {}: there is no such file", path.display());
+            Err(Stop::Usage(text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The cache, to oneself as long as the lock is held.
+fn provision<'a>(args: &QemuArgs, ui: &'a Ui) -> Result<(Provision<'a>, File), Stop> {
     let cache = super::default_out().join("cache");
     let providing = lock_cache(&cache)?;
     let provision = Provision {
@@ -187,18 +256,11 @@ fn run_phases(
         yes: args.yes,
         ui,
     };
-    let qemu = provision.qemu()?;
-    let strace = match mode {
-        Mode::Off => None,
-        Mode::Native | Mode::Nested => Some(provision.strace()?),
-    };
-    let kernel = match mode {
-        Mode::Nested => Some(provision.kernel()?),
-        Mode::Native | Mode::Off => None,
-    };
-    drop(providing);
+    Ok((provision, providing))
+}
 
-    phases.next(report, "build");
+/// The guest, built unless it was given.
+fn build(args: &QemuArgs, provision: &Provision<'_>, report: &mut Report) -> Result<PathBuf, Stop> {
     let guest = match &args.guest {
         Some(path) => std::path::absolute(path).context("--guest")?,
         None => guest::build(&super::workspace(), &provision.rust_target()?)?,
@@ -206,109 +268,167 @@ fn run_phases(
     if let Some(version) = probe::rustc_version() {
         report.findings.versions.insert("rustc".into(), version);
     }
+    Ok(guest)
+}
 
-    phases.next(report, "accel");
-    let accel = choose_accel(args, &qemu, &guest, report)?;
-    let inner_accel = match mode {
-        Mode::Nested => {
-            report.accel_outer = Some(accel.into());
-            "tcg"
+/// What a run has to go by, once everything is provided.
+#[derive(Clone, Debug)]
+struct Site {
+    mode: Mode,
+    qemu: Tool,
+    strace: Option<Tool>,
+    kernel: Option<Kernel>,
+    guest: PathBuf,
+    /// Of this machine.
+    accel: &'static str,
+}
+
+/// What one run of the guest is to be.
+#[derive(Clone, Debug)]
+struct How {
+    steer: Steer,
+    queue_size: u16,
+    machine: Machine,
+    nic: Nic,
+    interrupts: Interrupts,
+    load: Load,
+}
+
+/// Who hears what happens beside QEMU.
+trait Listener {
+    /// Takes in a frame that is not the last.
+    fn frame(&mut self, frame: Frame);
+    /// The last frame has come: whether all was said.
+    fn is_whole(&self) -> bool;
+    /// The report, for the phases on this side.
+    fn report(&mut self) -> &mut Report;
+}
+
+impl Site {
+    /// What runs the guest under test.
+    fn inner_accel(&self) -> &'static str {
+        match self.mode {
+            Mode::Nested => "tcg",
+            Mode::Native | Mode::Off => self.accel,
         }
-        Mode::Native | Mode::Off => accel,
-    };
-    report.accel = Some(inner_accel.into());
+    }
 
-    let options = Options {
-        ip: format!("{GUEST}/{PREFIX}"),
-        gateway: PEER.to_string(),
-        ping: args.pings,
-        queue_size: args.queue_size,
-        interrupts: args.interrupts.name().into(),
-        idle_seconds: IDLE_SECONDS,
-        ..Options::default()
-    };
-    let job = Job {
-        mode: mode.name().into(),
-        qemu: qemu.clone(),
-        strace,
-        machine: args.machine.name().into(),
-        accel: inner_accel.into(),
-        nic: args.nic.properties().into(),
-        guest,
-        command_line: options.to_command_line(),
-        guest_pings: options.ping,
-        link: match mode {
-            Mode::Native | Mode::Nested => Link::VhostTap,
-            Mode::Off => Link::User,
-        },
-        load: Load {
-            pings: args.pings,
-            tcp_bytes: args.tcp_mib << 20,
-            datagrams: args.datagrams,
-            burst: args.burst,
-        },
-        dir: dir.clone(),
-        boot_seconds: BOOT_SECONDS,
-        total_seconds: args.time_limit,
-    };
+    fn job(&self, how: &How, dir: &Path) -> Job {
+        let sizes = features::device_sizes(how.queue_size);
+        let mut nic = vec![how.nic.properties().to_owned()];
+        nic.extend(how.steer.properties.iter().cloned());
+        // QEMU's own default otherwise.
+        if sizes.0 > 256 {
+            nic.push(format!("rx_queue_size={}", sizes.0));
+        }
+        let options = Options {
+            ip: format!("{GUEST}/{PREFIX}"),
+            gateway: PEER.to_string(),
+            ping: how.load.pings,
+            queue_size: how.queue_size,
+            interrupts: how.interrupts.name().into(),
+            idle_seconds: IDLE_SECONDS,
+            require: how.steer.require.clone(),
+            refuse: how.steer.refuse.clone(),
+            ..Options::default()
+        };
+        Job {
+            cell: String::new(),
+            mode: self.mode.name().into(),
+            qemu: self.qemu.clone(),
+            strace: self.strace.clone(),
+            machine: how.machine.name().into(),
+            accel: self.inner_accel().into(),
+            nic: nic.join(","),
+            guest: self.guest.clone(),
+            command_line: options.to_command_line(),
+            steer: how.steer.clone(),
+            queue_size: how.queue_size,
+            device_sizes: sizes,
+            guest_pings: options.ping,
+            link: match self.mode {
+                Mode::Native | Mode::Nested => Link::VhostTap,
+                Mode::Off => Link::User,
+            },
+            load: how.load,
+            brief: false,
+            dir: dir.into(),
+            boot_seconds: BOOT_SECONDS,
+            total_seconds: 0,
+        }
+    }
 
-    let (sender, frames) = channel();
-    let limit = Deadline::seconds(args.time_limit + 15);
-    match mode {
-        Mode::Off => {
-            let mut outlet = LocalOutlet(sender);
-            // The thread that starts QEMU outlives it: the kernel ends the one with the other.
-            let thread = std::thread::spawn(move || {
-                inner::run(&job, &mut outlet);
-                super::channel::Outlet::send(&mut outlet, Frame::Bye);
-            });
-            phases.end(report);
-            let result = follow(&frames, ui, report, limit, || Ok(None));
-            if result.is_ok() && thread.join().is_err() {
-                return Err(Stop::Broken(anyhow::anyhow!("the harness panicked: a bug")));
+    /// Runs the jobs where the mode says, and listens until they are over. The limit does not
+    /// count the boot of an outer machine.
+    fn launch(
+        &self,
+        jobs: Vec<Job>,
+        out: &Path,
+        dir: &Path,
+        limit: Deadline,
+        phases: &mut Phases<'_>,
+        listener: &mut dyn Listener,
+    ) -> Result<(), Stop> {
+        let (sender, frames) = channel();
+        match self.mode {
+            Mode::Off => {
+                let mut outlet = LocalOutlet(sender);
+                // The thread that starts QEMU outlives it: the kernel ends the one with the other.
+                let thread = std::thread::spawn(move || {
+                    inner::run_all(&jobs, &mut outlet);
+                    super::channel::Outlet::send(&mut outlet, Frame::Bye);
+                });
+                phases.end(listener.report());
+                let result = follow(&frames, listener, limit, || Ok(None));
+                if result.is_ok() && thread.join().is_err() {
+                    return Err(Stop::Broken(anyhow::anyhow!("the harness panicked: a bug")));
+                }
+                result
             }
-            result
-        }
-        Mode::Native => {
-            let mut agent = native::start(&job, sender)?;
-            phases.end(report);
-            follow(&frames, ui, report, limit, || {
-                Ok(agent
-                    .try_wait()?
-                    .map(|status| format!("the agent ended ({status})")))
-            })
-        }
-        Mode::Nested => {
-            let kernel = kernel.context("the nested mode has a kernel")?;
-            report
-                .findings
-                .versions
-                .insert("outer_kernel".into(), kernel.release.clone());
-            phases.next(report, "pack");
-            // In this run's own place, and gone with it: it is large, and no artifact.
-            let work = tempfile::Builder::new()
-                .prefix(WORK)
-                .tempdir_in(out)
-                .with_context(|| format!("cannot write into {}", out.display()))?;
-            let initramfs = work.path().join("initramfs.cpio");
-            outer::pack(&job, &kernel, &initramfs)?;
-            phases.next(report, "outer_boot");
-            let mut outer = Outer::start(&qemu, accel, &kernel, &initramfs, &dir, sender)?;
-            let limit = Deadline::seconds(args.time_limit + OUTER_SECONDS);
-            let first = wait_for_first(&frames, &mut outer, limit, &dir)?;
-            phases.end(report);
-            show(&first, ui);
-            let result = follow(&frames, ui, report, limit, || {
-                Ok(outer
-                    .process()
-                    .try_wait()?
-                    .map(|status| format!("the outer machine ended ({status})")))
-            });
-            if result.is_ok() {
-                // It ends by itself within moments; if not, it is ended.
-                drop(outer.process().wait(Deadline::seconds(10)));
+            Mode::Native => {
+                let mut agent = native::start(&jobs, dir, sender)?;
+                phases.end(listener.report());
+                follow(&frames, listener, limit, || {
+                    Ok(agent
+                        .try_wait()?
+                        .map(|status| format!("the agent ended ({status})")))
+                })
             }
-            result
+            Mode::Nested => {
+                let kernel = self.kernel.as_ref();
+                let kernel = kernel.context("the nested mode has a kernel")?;
+                let report = listener.report();
+                report
+                    .findings
+                    .versions
+                    .insert("outer_kernel".into(), kernel.release.clone());
+                phases.next(report, "pack");
+                // In this run's own place, and gone with it: it is large, and no artifact.
+                let work = tempfile::Builder::new()
+                    .prefix(WORK)
+                    .tempdir_in(out)
+                    .with_context(|| format!("cannot write into {}", out.display()))?;
+                let initramfs = work.path().join("initramfs.cpio");
+                outer::pack(&jobs, kernel, &initramfs)?;
+                phases.next(report, "outer_boot");
+                let mut outer =
+                    Outer::start(&self.qemu, self.accel, kernel, &initramfs, dir, sender)?;
+                let limit = limit.later(OUTER_SECONDS);
+                let first = wait_for_first(&frames, &mut outer, limit, dir)?;
+                phases.end(listener.report());
+                listener.frame(first);
+                let result = follow(&frames, listener, limit, || {
+                    Ok(outer
+                        .process()
+                        .try_wait()?
+                        .map(|status| format!("the outer machine ended ({status})")))
+                });
+                if result.is_ok() {
+                    // It ends by itself within moments; if not, it is ended.
+                    drop(outer.process().wait(Deadline::seconds(10)));
+                }
+                result
+            }
         }
     }
 }
@@ -381,11 +501,10 @@ fn show(frame: &Frame, ui: &Ui) {
     }
 }
 
-/// Takes in frames until the last one; what was found by then is in the report in any case.
+/// Takes in frames until the last one; the listener has what was said by then in any case.
 fn follow(
     frames: &Receiver<Frame>,
-    ui: &Ui,
-    report: &mut Report,
+    listener: &mut dyn Listener,
     limit: Deadline,
     mut ended: impl FnMut() -> Result<Option<String>, Stop>,
 ) -> Result<(), Stop> {
@@ -393,22 +512,13 @@ fn follow(
         limit.check("the run to end")?;
         match frames.recv_timeout(TICK) {
             // Silence is no success: a run that was not judged has failed.
-            Ok(Frame::Bye) if report.findings.judged || !report.findings.failures.is_empty() => {
-                return Ok(());
-            }
+            Ok(Frame::Bye) if listener.is_whole() => return Ok(()),
             Ok(Frame::Bye) => {
                 return Err(Stop::Broken(anyhow::anyhow!(
                     "the run ended without a verdict: a bug of the harness"
                 )));
             }
-            Ok(Frame::Findings { findings }) => merge(report, *findings),
-            Ok(Frame::Broken { message }) => report.findings.failures.push(Failure::new(
-                "run",
-                "a run that reaches its end",
-                message,
-                "the artifacts show how far the run came",
-            )),
-            Ok(frame) => show(&frame, ui),
+            Ok(frame) => listener.frame(frame),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 let why = ended()?.unwrap_or_else(|| "its channel closed".into());
@@ -416,6 +526,40 @@ fn follow(
             }
         }
     }
+}
+
+/// A run on its own: its findings are the report's.
+struct SingleRun<'a> {
+    ui: &'a Ui,
+    report: &'a mut Report,
+}
+
+impl Listener for SingleRun<'_> {
+    fn frame(&mut self, frame: Frame) {
+        match frame {
+            Frame::Findings { findings } => merge(self.report, *findings),
+            Frame::Broken { message } => self.report.findings.failures.push(broken(message)),
+            frame => show(&frame, self.ui),
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        let findings = &self.report.findings;
+        findings.judged || !findings.failures.is_empty()
+    }
+
+    fn report(&mut self) -> &mut Report {
+        self.report
+    }
+}
+
+fn broken(message: String) -> Failure {
+    Failure::new(
+        "run",
+        "a run that reaches its end",
+        message,
+        "the artifacts show how far the run came",
+    )
 }
 
 /// Takes over what was found beside QEMU, and keeps what was found here.
@@ -482,7 +626,9 @@ mod tests {
             let mut report = Report::unfinished(Vec::new());
             report.findings.failures.clear();
             let limit = Deadline::seconds(5);
-            follow(&frames, &Ui::new(true), &mut report, limit, || Ok(None))
+            let ui = &Ui::new(true);
+            let report = &mut report;
+            follow(&frames, &mut SingleRun { ui, report }, limit, || Ok(None))
         };
         assert!(end(Findings::default()).is_err());
         let judged = Findings {
@@ -496,10 +642,11 @@ mod tests {
     fn a_run_that_breaks_off_is_an_error() {
         let (sender, frames) = channel::<Frame>();
         drop(sender);
-        let ui = Ui::new(true);
-        let mut report = Report::unfinished(Vec::new());
+        let ui = &Ui::new(true);
+        let report = &mut Report::unfinished(Vec::new());
         let limit = Deadline::seconds(5);
-        let result = follow(&frames, &ui, &mut report, limit, || Ok(Some("gone".into())));
+        let mut run = SingleRun { ui, report };
+        let result = follow(&frames, &mut run, limit, || Ok(Some("gone".into())));
         assert!(result.unwrap_err().to_string().contains("gone"));
     }
 }

@@ -1,0 +1,272 @@
+//! `cargo xtask mutants`: the library is broken on purpose, and a named test must say so.
+//!
+//! A mutant is data, in [`list::FILE`]: a text in a file, what takes its place, and the tests that
+//! must fail. The tests first pass on the copy of the workspace as it is; then, one mutant at a
+//! time, the copy is changed, exactly those tests are run, and the copy is changed back. A mutant
+//! that does not compile, or whose test is not there, is not caught.
+
+pub(crate) mod cli;
+mod list;
+mod report;
+mod tree;
+mod verdict;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use self::cli::MutantsArgs;
+use self::list::{Mutant, Program};
+use self::report::{Report, Row};
+use self::tree::{Broken, Tree};
+use self::verdict::Verdict;
+use crate::qemu::stop::{EXIT_FAILED, EXIT_OK, Stop};
+use crate::qemu::{limits, session, target_dir};
+use crate::test::cli::Format;
+use crate::test::context::{Context, LIBRARY};
+use crate::test::needs::Need;
+use crate::test::run::{Cmd, Run};
+use crate::test::section::{Check, Outcome};
+use crate::test::sections::under_loom;
+
+/// For the tests of one mutant, compiling them included.
+const SECONDS: u64 = 300;
+/// For all of a run.
+const ALL_SECONDS: u64 = 3600;
+
+/// Runs the command; the exit code.
+pub(crate) fn main(args: &MutantsArgs, command: Vec<String>) -> u8 {
+    limits::catch_signals();
+    if args.list {
+        return show_list(args);
+    }
+    let out = target_dir().join("mutants");
+    let _lock = match session::lock(&out) {
+        Ok(lock) => lock,
+        Err(stop) => {
+            eprintln!("another run writes to {}: wait for it", out.display());
+            return stop.exit_code();
+        }
+    };
+    let path = out.join("report.json");
+    let mut report = Report::unfinished(command);
+    if let Err(error) = report.write(&path) {
+        eprintln!("{error:#}");
+        return EXIT_FAILED;
+    }
+    match run(args, &out, &mut report) {
+        Ok(()) => report.finish(),
+        Err(stop) => report.stopped(stop.exit_code(), stop.to_string()),
+    }
+    if let Err(error) = report.write(&path) {
+        eprintln!("{error:#}");
+        report.stopped(EXIT_FAILED, format!("{error:#}"));
+    }
+    if let Some(error) = &report.error {
+        eprintln!("{error}");
+    }
+    match args.format {
+        Format::Human => told(format_args!(
+            "report: {}\n{}",
+            path.display(),
+            report.totals()
+        )),
+        Format::Json => told(format_args!("{}", report.json().unwrap_or_default())),
+    }
+    report.exit_code
+}
+
+/// Prints a line. Whoever has closed the stream hears nothing, and the run goes on.
+fn told(line: std::fmt::Arguments<'_>) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+/// Writes the report of a command line that cannot be understood, where a run's would have been.
+pub(crate) fn usage_error(command: Vec<String>, message: &str) {
+    let out = target_dir().join("mutants");
+    // A run that holds the place keeps its report.
+    let Ok(_lock) = session::lock(&out) else {
+        return;
+    };
+    let mut report = Report::unfinished(command);
+    let stop = Stop::Usage(message.trim().into());
+    report.stopped(stop.exit_code(), stop.to_string());
+    if let Err(error) = report.write(&out.join("report.json")) {
+        eprintln!("{error:#}");
+    }
+}
+
+fn run(args: &MutantsArgs, out: &Path, report: &mut Report) -> Result<(), Stop> {
+    let context = Context::read()?;
+    let mutants = selected(args, &context.workspace)?;
+    let mut run = Run::new(&context, &out.join("mutants.log"), ALL_SECONDS)?;
+    play(&mut run, mutants, |row| {
+        match args.format {
+            Format::Human => told(format_args!("{}", row.line())),
+            Format::Json => eprintln!("{}", row.line()),
+        }
+        report.push(row);
+    })
+}
+
+/// The section of `cargo xtask test`.
+pub(crate) fn checks() -> Vec<Check> {
+    let check = Check::new("mutants", |run| {
+        let out = run.context.target.join("mutants");
+        let _lock = session::lock(&out)?;
+        let mutants = read(&run.context.workspace)?;
+        let mut report = Report::unfinished(vec!["test".into()]);
+        let mut outcome = Outcome::default();
+        let played = play(run, mutants, |row| {
+            outcome.judge(row.caught(), || row.line());
+            report.push(row);
+        });
+        match &played {
+            Ok(()) => report.finish(),
+            Err(stop) => report.stopped(stop.exit_code(), stop.to_string()),
+        }
+        report.write(&out.join("report.json"))?;
+        played.map(|()| outcome)
+    });
+    vec![check.needs(Need::Program {
+        program: "git",
+        package: "git",
+    })]
+}
+
+fn read(workspace: &Path) -> anyhow::Result<Vec<Mutant>> {
+    let path = workspace.join(list::FILE);
+    let read = || -> anyhow::Result<_> { list::parse(&std::fs::read_to_string(&path)?) };
+    read().with_context(|| path.display().to_string())
+}
+
+/// The mutants that the command line asks for.
+fn selected(args: &MutantsArgs, workspace: &Path) -> Result<Vec<Mutant>, Stop> {
+    let mut mutants = read(workspace)?;
+    for name in &args.only {
+        if !mutants.iter().any(|mutant| &mutant.name == name) {
+            return Err(Stop::Usage(format!("no mutant is named {name}")));
+        }
+    }
+    mutants.retain(|mutant| args.only.is_empty() || args.only.contains(&mutant.name));
+    Ok(mutants)
+}
+
+fn show_list(args: &MutantsArgs) -> u8 {
+    let mutants = match selected(args, &crate::qemu::workspace()) {
+        Ok(mutants) => mutants,
+        Err(stop) => {
+            eprintln!("{stop}");
+            return stop.exit_code();
+        }
+    };
+    if args.format == Format::Json {
+        let rows: Vec<serde_json::Value> = mutants
+            .iter()
+            .map(|mutant| {
+                serde_json::json!({
+                    "name": mutant.name,
+                    "breaks": mutant.breaks,
+                    "statements": mutant.statements,
+                    "file": mutant.file,
+                    "run": mutant.run,
+                    "fails": mutant.fails,
+                })
+            })
+            .collect();
+        told(format_args!("{:#}", serde_json::Value::Array(rows)));
+        return EXIT_OK;
+    }
+    for mutant in mutants {
+        told(format_args!(
+            "{} ({}): {}",
+            mutant.name, mutant.file, mutant.breaks
+        ));
+        for test in &mutant.fails {
+            told(format_args!(
+                "  {}: {test}",
+                String::from(mutant.run.clone())
+            ));
+        }
+    }
+    EXIT_OK
+}
+
+/// Plays the mutants, and tells of each as it ends.
+fn play(run: &mut Run<'_>, mutants: Vec<Mutant>, mut tell: impl FnMut(Row)) -> Result<(), Stop> {
+    let out = run.context.target.join("mutants");
+    let tree = Tree::prepare(run, out.join("tree"))?;
+    let mut programs: BTreeMap<Program, BTreeSet<String>> = BTreeMap::new();
+    for mutant in &mutants {
+        let names = programs.entry(mutant.run.clone()).or_default();
+        names.extend(mutant.fails.iter().cloned());
+    }
+    for (program, names) in programs {
+        let names: Vec<String> = names.into_iter().collect();
+        let cmd = command(&program, &names, &out);
+        let printed = run.command_in(&cmd, tree.root())?;
+        let bad = verdict::not_passed(&printed.text, &names);
+        if !bad.is_empty() {
+            let text = crate::qemu::process::tail(&printed.text, 40);
+            return Err(Stop::Broken(anyhow::anyhow!(
+                "without any mutant, these do not pass: {}\n{text}",
+                bad.join(", ")
+            )));
+        }
+    }
+    for mutant in mutants {
+        let start = Instant::now();
+        run.say(&format!("mutant {}: {}", mutant.name, mutant.breaks))?;
+        let verdict = judge(run, &tree, &mutant, &out)?;
+        let row = Row::new(mutant, verdict, start.elapsed().as_secs_f64());
+        run.say(&row.line())?;
+        tell(row);
+    }
+    Ok(())
+}
+
+/// Makes the change, runs the tests, and takes the change back.
+fn judge(run: &mut Run<'_>, tree: &Tree, mutant: &Mutant, out: &Path) -> Result<Verdict, Stop> {
+    let sound = match tree.read(&mutant.file) {
+        Ok(sound) => sound,
+        Err(error) => return Ok(Verdict::DoesNotApply(format!("{error:#}"))),
+    };
+    let mutated = match mutant.apply(&sound) {
+        Ok(mutated) => mutated,
+        Err(error) => return Ok(Verdict::DoesNotApply(format!("{error:#}"))),
+    };
+    let _broken = Broken::new(tree, &mutant.file, sound, &mutated)?;
+    let cmd = command(&mutant.run, &mutant.fails, out);
+    let printed = run.command_within(&cmd, tree.root(), SECONDS)?;
+    Ok(printed.map_or(Verdict::TimeLimit, |printed| {
+        Verdict::of(&printed, &mutant.fails)
+    }))
+}
+
+/// Runs the named tests of a program, and no others.
+fn command(program: &Program, names: &[String], out: &Path) -> Cmd {
+    let plain = || {
+        Cmd::cargo([
+            "test",
+            "--package",
+            LIBRARY,
+            "--all-features",
+            "--target-dir",
+        ])
+        .args([out.join("target")])
+    };
+    let cmd = match program {
+        Program::Loom => under_loom("test", &out.join("loom")),
+        Program::Lib => plain().args(["--lib"]),
+        Program::Test(name) => plain().args([format!("--test={name}")]),
+    };
+    // Mutants are small changes to the same program, on machines for CI too; and what the tests say
+    // is read.
+    cmd.env("CARGO_INCREMENTAL", "1")
+        .env("CARGO_TERM_QUIET", "false")
+        .args(["--", "--exact"])
+        .args(names)
+}

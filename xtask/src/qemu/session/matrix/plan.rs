@@ -1,0 +1,329 @@
+//! The cells: which ring, features, size and interrupts each has, and on which back end it runs.
+//!
+//! The crossing of everything with everything would be hundreds of runs that differ in nothing
+//! that matters. Here every pair of values of two of ring, `event_idx`, `indirect_desc`, `in_order`
+//! and size occurs in some cell, and so does each feature alone; [`tests`] holds the plan to that.
+
+use super::super::super::cli::{Interrupts, Machine, Nic};
+use super::super::super::features::{KNOWN, Ring, Steer};
+use super::super::super::stop::Stop;
+
+/// Whose device it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BackEnd {
+    /// QEMU's own, on its user-mode network.
+    Qemu,
+    /// The kernel's vhost-net.
+    Vhost,
+    /// The crate's fake device: nothing is run here.
+    Fake,
+}
+
+impl BackEnd {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Vhost => "vhost",
+            Self::Fake => "fake",
+        }
+    }
+}
+
+/// One cell of the table.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    pub(super) name: String,
+    pub(super) back_end: BackEnd,
+    pub(super) ring: Ring,
+    pub(super) features: &'static str,
+    pub(super) queue_size: u16,
+    pub(super) interrupts: Interrupts,
+    pub(super) machine: Machine,
+    pub(super) nic: Nic,
+    /// Why it is a fact of the table that it is not run.
+    pub(super) fact: Option<&'static str>,
+}
+
+impl Cell {
+    /// What QEMU and the driver are told.
+    pub(super) fn steer(&self) -> Result<Steer, Stop> {
+        Steer::new(Some(self.ring), self.features)
+    }
+
+    /// What was on, for the table.
+    pub(super) fn shown(&self) -> String {
+        if self.back_end == BackEnd::Fake || self.fact.is_some() {
+            return self.features.into();
+        }
+        let ring = match self.ring {
+            Ring::Split => "split",
+            Ring::Packed => "packed",
+        };
+        let machine = match (self.machine, self.nic) {
+            (Machine::Q35, Nic::Modern) => String::new(),
+            (machine, Nic::Modern) => format!(" {}", machine.name()),
+            (machine, Nic::Transitional) => format!(" {} transitional", machine.name()),
+        };
+        format!(
+            "{ring} {} {}{machine} {}",
+            self.queue_size,
+            self.interrupts.name(),
+            self.features.replace(',', " ")
+        )
+    }
+}
+
+const ALL: &str = "+event_idx,+indirect,+in_order,+ring_reset";
+const NONE: &str = "-event_idx,-indirect,-in_order,-ring_reset";
+
+use BackEnd::{Qemu, Vhost};
+use Interrupts::{Intx, Msix, Poll};
+use Ring::{Packed, Split};
+
+/// Ring, size, interrupts, features.
+type Row = (BackEnd, Ring, u16, Interrupts, &'static str);
+
+const ROWS: [Row; 31] = [
+    (Qemu, Split, 256, Msix, ALL),
+    (Qemu, Split, 256, Poll, NONE),
+    (Qemu, Split, 2, Intx, "+event_idx,-indirect,-in_order"),
+    (Qemu, Split, 2, Poll, "-event_idx,+indirect,+in_order"),
+    (Qemu, Split, 64, Msix, "+event_idx,+indirect,-in_order"),
+    (Qemu, Split, 64, Intx, "-event_idx,-indirect,+in_order"),
+    (Qemu, Split, 1024, Poll, "+event_idx,-indirect,+in_order"),
+    (Qemu, Split, 1024, Msix, "-event_idx,+indirect,-in_order"),
+    (
+        Qemu,
+        Split,
+        256,
+        Msix,
+        "~event_idx,~indirect,~in_order,~ring_reset",
+    ),
+    (Qemu, Split, 256, Msix, "+access_platform"),
+    (
+        Qemu,
+        Split,
+        64,
+        Msix,
+        "-event_idx,-indirect,-in_order,+ring_reset",
+    ),
+    (Qemu, Packed, 256, Msix, ALL),
+    (Qemu, Packed, 256, Poll, NONE),
+    (Qemu, Packed, 2, Msix, "+event_idx,-indirect,-in_order"),
+    (Qemu, Packed, 2, Poll, "-event_idx,+indirect,+in_order"),
+    (Qemu, Packed, 64, Poll, "+event_idx,+indirect,-in_order"),
+    (Qemu, Packed, 64, Msix, "-event_idx,-indirect,+in_order"),
+    (Qemu, Packed, 200, Msix, "+event_idx,+indirect,+in_order"),
+    (Qemu, Packed, 200, Intx, NONE),
+    (Qemu, Packed, 1024, Msix, "+event_idx,-indirect,+in_order"),
+    (Qemu, Packed, 1024, Intx, "-event_idx,+indirect,-in_order"),
+    (
+        Qemu,
+        Packed,
+        256,
+        Msix,
+        "~event_idx,~indirect,~in_order,~ring_reset",
+    ),
+    (Qemu, Packed, 256, Msix, "+access_platform"),
+    (
+        Qemu,
+        Packed,
+        200,
+        Msix,
+        "-event_idx,-indirect,-in_order,+ring_reset",
+    ),
+    (
+        Vhost,
+        Split,
+        256,
+        Msix,
+        "+event_idx,+indirect,-mrg_rxbuf,-ring_reset",
+    ),
+    (
+        Vhost,
+        Split,
+        256,
+        Poll,
+        "-event_idx,-indirect,-mrg_rxbuf,-ring_reset",
+    ),
+    (
+        Vhost,
+        Split,
+        64,
+        Intx,
+        "~event_idx,~indirect,~mrg_rxbuf,~ring_reset",
+    ),
+    (Vhost, Split, 2, Msix, "+event_idx,-indirect"),
+    (
+        Vhost,
+        Split,
+        1024,
+        Msix,
+        "-event_idx,+indirect,+access_platform",
+    ),
+    (Vhost, Split, 256, Msix, "+ring_reset"),
+    (Vhost, Split, 256, Msix, "+in_order"),
+];
+
+/// What vhost has and a modern device has no use for, and what it never has.
+const VHOST_FACTS: [(&str, &str); 3] = [
+    ("any_layout", "a legacy feature: VERSION_1 includes it"),
+    (
+        "notify_on_empty",
+        "a legacy feature: drivers of modern devices do not accept it",
+    ),
+    (
+        "ring_packed",
+        "the kernel's vhost has no packed ring in any version: QEMU's own device has, above",
+    ),
+];
+
+const FAKE: &str = "no back end of QEMU's network card offers it: driven by the strict fake only, \
+                    cargo xtask test";
+
+/// The whole table.
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells: Vec<Cell> = ROWS.iter().map(row).collect();
+    // One each on the older machine, whose firmware and interrupts are others.
+    for (ring, nic) in [(Split, Nic::Transitional), (Packed, Nic::Modern)] {
+        let cell = row(&(Qemu, ring, 256, Intx, "+event_idx,+indirect"));
+        cells.push(Cell {
+            machine: Machine::Pc,
+            nic,
+            name: format!("{}-pc", cell.name),
+            ..cell
+        });
+    }
+    // The back ends one after the other: a table that can be read.
+    cells.sort_by_key(|cell| cell.back_end == Vhost);
+    let fact = |back_end, features, why| Cell {
+        name: format!("{}-{features}", BackEnd::name(back_end)),
+        back_end,
+        features,
+        fact: Some(why),
+        ..row(&ROWS[0])
+    };
+    cells.extend(VHOST_FACTS.map(|(name, why)| fact(Vhost, name, why)));
+    let fake = KNOWN.iter().filter(|known| known.is_driven_by_the_fake());
+    cells.extend(fake.map(|known| fact(BackEnd::Fake, known.name, FAKE)));
+    cells
+}
+
+fn row((back_end, ring, size, interrupts, features): &Row) -> Cell {
+    let mut name = format!(
+        "{}-{}-{size}",
+        back_end.name(),
+        match ring {
+            Split => "split",
+            Packed => "packed",
+        }
+    );
+    for word in features.split(',') {
+        let (sign, word) = word.split_at(1);
+        let short = match word {
+            "event_idx" => "event",
+            "in_order" => "order",
+            "ring_reset" => "reset",
+            "access_platform" => "access",
+            "mrg_rxbuf" => "mrg",
+            other => other,
+        };
+        match sign {
+            "+" => name += &format!("-{short}"),
+            "~" => name += &format!("-no.{short}"),
+            _ => {}
+        }
+    }
+    Cell {
+        name,
+        back_end: *back_end,
+        ring: *ring,
+        features,
+        queue_size: *size,
+        interrupts: *interrupts,
+        machine: Machine::Q35,
+        nic: Nic::Modern,
+        fact: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn cells_have_names_of_their_own_that_are_directories() {
+        let cells = cells();
+        let names: BTreeSet<_> = cells.iter().map(|cell| &cell.name).collect();
+        assert_eq!(names.len(), cells.len());
+        for name in names {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+            assert!(name.bytes().all(plain), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_cell_that_runs_can_be_asked_for_on_the_command_line() {
+        for cell in cells().iter().filter(|cell| cell.fact.is_none()) {
+            let steer = cell.steer().unwrap();
+            assert!(steer.ring().is_some(), "{}", cell.name);
+            let split = cell.ring == Split;
+            assert!(!split || cell.queue_size.is_power_of_two(), "{}", cell.name);
+        }
+    }
+
+    #[test]
+    fn every_pair_of_values_occurs() {
+        let own: Vec<Cell> = cells()
+            .into_iter()
+            .filter(|cell| cell.back_end == Qemu)
+            .collect();
+        let states = ["event_idx", "indirect", "in_order"];
+        let on = |cell: &Cell, name: &str| {
+            let words: Vec<&str> = cell.features.split(',').collect();
+            let signed = |sign: &str| words.contains(&format!("{sign}{name}").as_str());
+            match (signed("+"), signed("-")) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            }
+        };
+        for ring in [Split, Packed] {
+            for (i, first) in states.iter().enumerate() {
+                for second in &states[i + 1..] {
+                    for pair in [(true, true), (true, false), (false, true), (false, false)] {
+                        let has = |cell: &Cell| {
+                            cell.ring == ring
+                                && on(cell, first) == Some(pair.0)
+                                && on(cell, second) == Some(pair.1)
+                        };
+                        assert!(own.iter().any(has), "{ring:?} {first} {second} {pair:?}");
+                    }
+                }
+                for size in [2, 64, 256, 1024] {
+                    for state in [true, false] {
+                        let has = |cell: &Cell| {
+                            cell.ring == ring
+                                && cell.queue_size == size
+                                && on(cell, first) == Some(state)
+                        };
+                        assert!(own.iter().any(has), "{ring:?} {first} {size} {state}");
+                    }
+                }
+            }
+            assert!(
+                own.iter()
+                    .any(|cell| cell.ring == ring && on(cell, "access_platform") == Some(true))
+            );
+            for state in [true, false] {
+                let has = |cell: &Cell| cell.ring == ring && on(cell, "ring_reset") == Some(state);
+                assert!(own.iter().any(has), "{ring:?} ring_reset {state}");
+            }
+        }
+        assert!(
+            own.iter()
+                .any(|cell| cell.queue_size == 200 && cell.ring == Packed)
+        );
+    }
+}
