@@ -68,15 +68,22 @@ fn a_virtqueue_echoes_on_every_platform() {
     let plain = Features::EMPTY;
     let packed = Feature::RING_PACKED.into();
     let in_order = Feature::IN_ORDER.into();
-    for features in FEATURES {
-        for more in [plain, packed, in_order, packed | in_order] {
-            let features = features | more;
+    let more = [plain, packed, in_order, packed | in_order];
+    let rings = FEATURES.into_iter().flat_map(|f| more.map(|more| f | more));
+    for (i, features) in rings.enumerate() {
+        // Where Miri does it, each has one platform.
+        let turn = |platform| !cfg!(miri) || i % 3 == platform;
+        if turn(0) {
             let platform = InPlace::new();
             echoes(&platform, platform.bus(), features);
             platform.assert_no_leaks();
+        }
+        if turn(1) {
             let platform = Bouncing::new();
             echoes(&platform, platform.bus(), features);
             platform.assert_no_leaks();
+        }
+        if turn(2) {
             let platform = Discontiguous::new(4);
             echoes(&platform, platform.bus(), features);
             platform.assert_no_leaks();

@@ -224,7 +224,7 @@ fn lent<K: Kind>(platform: &Fake<K>) {
             negotiated.queue_in(Q, &config, storage).unwrap()
         });
         assert_eq!(rig.queue.size(), 8);
-        for _ in 0..20 {
+        for _ in 0..scaled(20, 2) {
             for _ in 0..8 {
                 assert_eq!(rig.cost(4), 1);
             }
@@ -243,7 +243,7 @@ fn unmapped_once<K: Kind>(platform: &Fake<K>) {
     for ring in RINGS {
         let mut rig = Indirect::new(platform, ring, true, &config(8, 65_530).indirect(8));
         let shape = [(R, 3), (R, 1), (W, 2), (W, 5)];
-        for _ in 0..scaled(20, 4) {
+        for _ in 0..scaled(20, 1) {
             // Every mapping of the chain fails once; nothing is kept of the others.
             for nth in 1..=4 {
                 platform.fail_nth_map(nth);
@@ -304,7 +304,7 @@ fn table_stays<K: Kind>(platform: &Fake<K>) {
     for ring in RINGS {
         let mut rig = Indirect::new(platform, ring, true, &config(8, 65_530).indirect(8));
         let regions = platform.counts().regions;
-        for round in 0..scaled(100, 2) {
+        for round in 0..scaled(100, 1) {
             // The first chain stays out; the strict device looks at its table when it returns it.
             rig.cost(4);
             rig.queue.kick();

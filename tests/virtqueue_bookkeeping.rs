@@ -37,7 +37,7 @@ fn on_every_ring_in_place(f: impl Fn(&InPlace, Ring)) {
 #[test]
 fn bug_class_01_kick_decision_across_the_index_wrap() {
     on_every_ring_with_events(|platform, ring| {
-        for start in few(&[65_520, 65_535, 65_530, 0], 2) {
+        for start in few(&[65_530, 65_535, 65_520, 0], 1) {
             let mut rig = Rig::new(platform, ring.features, &config(16, start));
             // Far enough from 0 for what is behind it.
             let mut at = u64::from(start) + 0x1_0000;
@@ -100,7 +100,7 @@ fn bug_class_01_a_kick_is_due_after_65536_publishes_without_one() {
 #[test]
 fn bug_class_01_a_kick_is_due_after_whole_laps_without_one() {
     let platform = InPlace::new();
-    for size in [1_u16, 3, 8] {
+    for size in few(&[3_u16, 1, 8], 1) {
         let lap = u64::from(size);
         let mut rig = Rig::new(&platform, Ring::PACKED.features, &config(size, 0));
         let mut at = 0;
@@ -187,7 +187,7 @@ fn bug_class_02_used_event_follows_what_was_taken() {
 fn event_follows(platform: &InPlace, ring: Ring) {
     let mut rig = Rig::new(platform, ring.features, &config(4, 65_530));
     let mut taken = 65_530_u64;
-    for round in 0..24 {
+    for round in 0..scaled(24, 6) {
         let batch = 1 + round % 4;
         for _ in 0..batch {
             let buf = rig.maker.chunks(&[(W, 1)]);
@@ -285,7 +285,7 @@ fn seen_and_not_taken(platform: &InPlace, ring: Ring) {
 #[test]
 fn bug_class_30_a_delayed_interrupt_does_not_wait_for_what_is_not_published() {
     on_every_ring_in_place(|platform, ring| {
-        for start in 0..16 {
+        for start in (0..16).step_by(scaled(1, 5)) {
             let mut rig = Rig::new(platform, ring.features, &config(8, start));
             for published in 1..=3 {
                 for _ in 0..published {
@@ -368,7 +368,7 @@ fn bug_class_05_the_free_list_survives_every_order_of_return() {
 
 fn every_order_of_return(platform: &InPlace, ring: Ring) {
     let mut orders: Vec<Vec<usize>> = permutations(4);
-    orders = orders.into_iter().step_by(scaled(1, 5)).collect();
+    orders = orders.into_iter().step_by(scaled(1, 8)).collect();
     if ring.is_in_order() {
         orders = vec![vec![0, 1, 2, 3]; 3];
     }
@@ -468,7 +468,7 @@ fn displaces_nothing<K: Kind>(platform: &Fake<K>, ring: Ring) {
 #[test]
 fn bug_class_06_queues_of_every_size() {
     let sizes: &[u16] = if cfg!(miri) {
-        &[1, 2, 3, 16]
+        &[1, 2, 3]
     } else {
         &[1, 2, 3, 4, 7, 8, 200, 256, 1024, 32_767, 32_768]
     };
@@ -590,6 +590,9 @@ fn bug_class_08_the_size_is_what_both_sides_can_do() {
     let split = cases.map(|case| (Ring::SPLIT, case));
     let packed = packed.map(|case| (Ring::PACKED, case));
     for (ring, (max, wanted, expected)) in split.into_iter().chain(packed) {
+        if cfg!(miri) && max.min(wanted) > 256 {
+            continue; // it would take minutes
+        }
         let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
             .offer(ring.features)
             .queues(&[max]);
@@ -625,11 +628,12 @@ fn bug_class_09_full_is_not_empty() {
 }
 
 fn full_is_not_empty<K: Kind>(platform: &Fake<K>, ring: Ring) {
-    for size in ring.sizes(&[1, 2, 3, 7, 8]) {
+    let sizes = ring.sizes(&[1, 2, 3, 7, 8]);
+    for size in few(&sizes, 3) {
         // Full exactly at the wrap, and everywhere near it.
         for start in (65_536 - 2 * i32::from(size)..=65_536).step_by(scaled(1, 5)) {
             let mut rig = Rig::new(platform, ring.features, &config(size, start as u16));
-            for _ in 0..3 {
+            for _ in 0..scaled(3, 2) {
                 rig.full_round();
                 assert!(rig.queue.next_completion().unwrap().is_none());
             }
@@ -645,7 +649,8 @@ fn bug_class_10_a_chain_longer_than_the_queue_never_fits() {
 }
 
 fn longer_than_the_queue<K: Kind>(platform: &Fake<K>, ring: Ring) {
-    for size in ring.sizes(&[1_u16, 2, 3, 8, 64]) {
+    let sizes = ring.sizes(&[1_u16, 2, 3, 8, 64]);
+    for size in few(&sizes, 3) {
         let mut rig = Rig::new(platform, ring.features, &config(size, 65_535));
         let n = usize::from(size);
         let before = rig.snapshot();
@@ -814,7 +819,7 @@ fn bug_class_13_a_segment_of_4_gib_is_refused_and_not_touched() {
 
 /// Defends: SP-004.
 #[test]
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(miri)))] // pointers to memory that is not there
 fn bug_class_13_a_chain_of_more_than_4_gib_is_refused() {
     // In place, nobody touches what is only named.
     fn two() -> Vec<Part> {
@@ -837,12 +842,12 @@ fn bug_class_13_a_chain_of_more_than_4_gib_is_refused() {
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(miri)))] // pointers to memory that is not there
 fn bug_class_13_lengths_up_to_4_gib_reach_the_device_whole() {
     on_every_ring_in_place(long_lengths);
 }
 
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(miri)))]
 fn long_lengths(platform: &InPlace, ring: Ring) {
     for len in [0x7fff_ffff_u32, 0x8000_0000, 0x8000_0001, u32::MAX] {
         let mut rig = Rig::new(platform, ring.features, &config(4, 0));
@@ -960,7 +965,7 @@ fn an_iterator_that_panics_leaves_the_queue_whole() {
 }
 
 fn panicking_iterator<K: Kind>(platform: &Fake<K>, ring: Ring) {
-    for good in 0..6 {
+    for good in (0..6).step_by(scaled(1, 3)) {
         let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
         let Rig { queue, maker, .. } = &mut rig;
         let mut left = good;
@@ -989,7 +994,7 @@ fn a_closure_that_panics_loses_only_the_buffer_that_it_was_given() {
 }
 
 fn panicking_closure<K: Kind>(platform: &Fake<K>, ring: Ring) {
-    for good in 0..4_usize {
+    for good in (0..4_usize).step_by(scaled(1, 2)) {
         let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
         for n in [2, 1, 3, 2] {
             let buf = rig.maker.chain(n);
