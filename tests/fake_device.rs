@@ -20,6 +20,9 @@ use support::{FEATURES, Q, start, stop};
 
 const RING: Features = FEATURES[0];
 
+/// Requests that are echoed; the index wraps meanwhile.
+const ROUNDS: u8 = if cfg!(miri) { 10 } else { 40 };
+
 type Request = (Readable<Vec<u8>>, Writable<Vec<u8>>);
 
 fn request(i: u8, len: usize) -> Request {
@@ -37,7 +40,7 @@ fn echoes<P: Platform + std::fmt::Debug>(platform: &P, bus: &Bus, features: Feat
         device.echo(queue);
     });
     let mut came = 0;
-    for round in 0..40_u8 {
+    for round in 0..ROUNDS {
         let len = 1 + usize::from(round % 7);
         if queue.submit(request(round, len)).is_ok() {
             queue.kick();
@@ -49,8 +52,8 @@ fn echoes<P: Platform + std::fmt::Debug>(platform: &P, bus: &Bus, features: Feat
             came += 1;
         }
     }
-    assert_eq!(came, 40);
-    assert_eq!(device.kicks(Q), 40);
+    assert_eq!(came, ROUNDS);
+    assert_eq!(device.kicks(Q), ROUNDS.into());
     queue.submit(request(1, 1)).unwrap();
     assert_eq!(
         stop(live, queue).len(),
@@ -65,15 +68,22 @@ fn a_virtqueue_echoes_on_every_platform() {
     let plain = Features::EMPTY;
     let packed = Feature::RING_PACKED.into();
     let in_order = Feature::IN_ORDER.into();
-    for features in FEATURES {
-        for more in [plain, packed, in_order, packed | in_order] {
-            let features = features | more;
+    let more = [plain, packed, in_order, packed | in_order];
+    let rings = FEATURES.into_iter().flat_map(|f| more.map(|more| f | more));
+    for (i, features) in rings.enumerate() {
+        // Where Miri does it, each has one platform.
+        let turn = |platform| !cfg!(miri) || i % 3 == platform;
+        if turn(0) {
             let platform = InPlace::new();
             echoes(&platform, platform.bus(), features);
             platform.assert_no_leaks();
+        }
+        if turn(1) {
             let platform = Bouncing::new();
             echoes(&platform, platform.bus(), features);
             platform.assert_no_leaks();
+        }
+        if turn(2) {
             let platform = Discontiguous::new(4);
             echoes(&platform, platform.bus(), features);
             platform.assert_no_leaks();
@@ -95,8 +105,8 @@ fn a_device_in_a_thread_serves_and_stops_at_the_reset() {
         remote.outstanding()
     });
     let (mut sent, mut came) = (0, 0);
-    while came < 30 {
-        if sent < 30 && queue.submit(request(sent, 3)).is_ok() {
+    while came < ROUNDS {
+        if sent < ROUNDS && queue.submit(request(sent, 3)).is_ok() {
             sent += 1;
         }
         queue.kick();

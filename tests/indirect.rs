@@ -115,7 +115,7 @@ fn bug_class_16_a_chain_in_a_table_counts_as_one_descriptor_and_another_as_its_p
 fn counts<K: Kind>(platform: &Fake<K>) {
     for ring in RINGS {
         let mut rig = Indirect::new(platform, ring, true, &config(16, 65_530).indirect(8));
-        for _ in 0..scaled(100, 10) {
+        for _ in 0..scaled(100, 2) {
             // Two pieces do not pay; more than the table holds do not fit in it.
             for (n, cost) in [(1, 1), (2, 2), (3, 1), (8, 1), (9, 9)] {
                 assert_eq!(rig.cost(n), cost, "a chain of {n}");
@@ -245,7 +245,7 @@ fn in_order<K: Kind>(platform: &Fake<K>) {
         for accepted in [true, false] {
             // The strict device checks every link, of lists over the end of the ring as well.
             let mut rig = Indirect::new(platform, ring, accepted, &config(8, 3).indirect(5));
-            for _ in 0..scaled(20, 4) {
+            for _ in 0..scaled(20, 2) {
                 for n in [2, 5, 1, 7, 3] {
                     rig.cost(n);
                     assert_eq!(rig.serve(), [n]);
@@ -272,7 +272,7 @@ fn lent<K: Kind>(platform: &Fake<K>) {
             negotiated.queue_in(Q, &config, storage).unwrap()
         });
         assert_eq!(rig.queue.size(), 8);
-        for _ in 0..20 {
+        for _ in 0..scaled(20, 2) {
             for _ in 0..8 {
                 assert_eq!(rig.cost(4), 1);
             }
@@ -291,7 +291,7 @@ fn unmapped_once<K: Kind>(platform: &Fake<K>) {
     for ring in RINGS {
         let mut rig = Indirect::new(platform, ring, true, &config(8, 65_530).indirect(8));
         let shape = [(R, 3), (R, 1), (W, 2), (W, 5)];
-        for _ in 0..scaled(20, 4) {
+        for _ in 0..scaled(20, 1) {
             // Every mapping of the chain fails once; nothing is kept of the others.
             for nth in 1..=4 {
                 platform.fail_nth_map(nth);
@@ -352,7 +352,7 @@ fn table_stays<K: Kind>(platform: &Fake<K>) {
     for ring in RINGS {
         let mut rig = Indirect::new(platform, ring, true, &config(8, 65_530).indirect(8));
         let regions = platform.counts().regions;
-        for round in 0..scaled(100, 10) {
+        for round in 0..scaled(100, 1) {
             // The first chain stays out; the strict device looks at its table when it returns it.
             rig.cost(4);
             rig.queue.kick();

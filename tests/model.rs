@@ -865,7 +865,7 @@ macro_rules! a_queue_is_what_the_model_says {
         mod $ring {
             use super::*;
 
-            const RING: Ring = Ring::ALL[$number];
+            const RING: Ring = Ring::EVERY[$number];
 
             #[test]
             fn in_place() {

@@ -13,7 +13,7 @@ use vring::testing::{Bouncing, Chain, Fake, FakeDevice, InPlace, Kind};
 use vring::transport::DeviceId;
 use vring::virtqueue::{Reject, Virtqueue};
 
-use rig::{Maker, R, Rig, W, config, every_platform, reply, scaled};
+use rig::{Maker, R, Rig, W, config, every_platform, few, reply, scaled};
 use support::{Q, Ring};
 
 /// Sizes of packed rings: powers of two, and none.
@@ -66,11 +66,11 @@ fn bug_class_19_the_wrap_counters_turn_exactly_at_the_end() {
 
 fn exact_wrap<K: Kind>(platform: &Fake<K>) {
     for features in packed() {
-        for size in [1_u16, 2, 3, 8] {
+        for size in few(&[3, 1, 2, 8], 1) {
             // Chains that end exactly where the ring ends, one before, and one behind.
-            for start in [0, size - 1, size, 2 * size - 1, 2 * size] {
+            for start in few(&[size - 1, 2 * size - 1, 0, size, 2 * size], 2) {
                 let mut rig = Rig::new(platform, features, &config(size, start));
-                for _ in 0..4 {
+                for _ in 0..scaled(4, 1) {
                     for n in 1..=size {
                         let buf = rig.maker.chain(n.into());
                         rig.queue.submit(buf).unwrap();
@@ -122,7 +122,7 @@ fn bug_class_20_the_head_becomes_available_after_the_rest_of_its_list() {
 fn head_last<K: Kind>(platform: &Fake<K>) {
     static LOOKS: AtomicUsize = AtomicUsize::new(0);
     for features in plain() {
-        for size in [3_u16, 8, 10] {
+        for size in few(&[3, 8, 10], 2) {
             let device = rig::device(platform, features, &config(size, 5));
             let (live, mut queue) =
                 support::start::<_, Watched>(platform, &device, &config(size, 5));
@@ -131,7 +131,7 @@ fn head_last<K: Kind>(platform: &Fake<K>) {
                 looks: &LOOKS,
                 parts: (0..n).map(|_| Writable(vec![0; 2].into())).collect(),
             };
-            for _ in 0..scaled(20, 4) {
+            for _ in 0..scaled(20, 2) {
                 // A list alone, over the end of the ring and not; and a batch of lists.
                 let before = LOOKS.load(Ordering::Relaxed);
                 queue.submit(watched(3)).unwrap();
@@ -161,18 +161,21 @@ fn bug_class_22_rings_of_any_size_and_bursts_over_their_end() {
 
 fn any_size<K: Kind>(platform: &Fake<K>) {
     for features in packed() {
-        for size in SIZES {
+        for size in few(&[3, 7, 8, 2, 1, 100, 200], 2) {
             let mut rig = Rig::new(platform, features, &config(size, size / 2));
             let n = usize::from(size);
             let mut at = 0;
             for round in 0..scaled(3 * n.min(20), 6) {
                 let burst = 1 + round * 5 % n;
-                let bufs: Vec<_> = (0..burst).map(|_| rig.maker.chunks(&[(W, 1)])).collect();
+                // Lists, too, as many as fit: they go over the end with any of their descriptors.
+                let list = [1, 2, 3][round % 3].min(burst);
+                let count = burst / list;
+                let bufs: Vec<_> = (0..count).map(|_| rig.maker.chain(list)).collect();
                 let submitted = rig.queue.submit_burst(&mut bufs.into_iter());
-                assert_eq!(submitted.unwrap(), burst);
+                assert_eq!(submitted.unwrap(), count);
                 rig.queue.kick();
                 rig.device.assert_kicked(Q);
-                assert_eq!(rig.serve_and_drain(), burst, "size {size}, at {at}");
+                assert_eq!(rig.serve_and_drain(), count, "size {size}, at {at}");
                 at += burst;
             }
             assert!(at > n, "it went over the end");
@@ -191,7 +194,7 @@ fn any_order<K: Kind>(platform: &Fake<K>) {
     for features in plain() {
         for size in [7_u16, 8] {
             let mut rig = Rig::new(platform, features, &config(size, 3));
-            for round in 0..scaled(60, 8) {
+            for round in 0..scaled(60, 3) {
                 let mut sent = Vec::new();
                 for n in [1, 3, 2] {
                     let buf = rig.maker.chain(n);
@@ -271,7 +274,7 @@ fn bug_class_24_a_kick_is_due_when_the_device_s_event_says_so() {
         let device = rig.queue.areas().device;
         let ask = |word: u32| platform.bus().write(device, &word.to_le_bytes());
         let (mut at, mut wrap) = (0_u32, 1_u32);
-        for round in 0..100 {
+        for round in 0..scaled(100, 12) {
             // Two descriptors: at `at`, and behind it.
             let next = (at + 1) % 8;
             let next_wrap = if next == 0 { 1 - wrap } else { wrap };
@@ -313,7 +316,7 @@ fn bug_class_24_a_kick_is_due_when_the_device_s_event_says_so() {
 fn bug_class_25_a_ring_is_zero_when_the_device_gets_it_and_shows_no_ghosts() {
     let platform = InPlace::new();
     for features in packed() {
-        for round in 0..3 {
+        for round in 0..scaled(3, 2) {
             let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(features);
             let reset = init::reset(device.transport(), &platform).unwrap();
             let wish = Wish {
@@ -331,7 +334,7 @@ fn bug_class_25_a_ring_is_zero_when_the_device_gets_it_and_shows_no_ghosts() {
             assert!(queue.next_completion().unwrap().is_none(), "a ghost");
             assert_eq!(queue.drain(|_| ()), Ok(0));
             let mut maker = Maker::new();
-            for n in 0..30 {
+            for n in 0..scaled(30, 6) {
                 queue.submit(maker.chain(1 + n % 5)).unwrap();
                 assert!(queue.next_completion().unwrap().is_none(), "a ghost");
                 queue.kick();
@@ -355,7 +358,7 @@ fn skipped<K: Kind>(platform: &Fake<K>) {
     for features in plain() {
         // Lists of different lengths that change places: each is passed by its own length.
         let mut rig = Rig::new(platform, features, &config(13, 0));
-        for round in 0..scaled(60, 8) {
+        for round in 0..scaled(60, 3) {
             let lens = [[1, 4, 2, 6], [5, 1, 1, 3], [2, 3, 7, 1]][round % 3];
             for n in lens {
                 let buf = rig.maker.chain(n);
@@ -390,7 +393,7 @@ fn bug_class_27_one_used_element_for_a_batch_returns_all_of_it() {
 fn batches<K: Kind>(platform: &Fake<K>) {
     for ring in Ring::ALL.into_iter().filter(|ring| ring.is_in_order()) {
         let mut rig = Rig::new(platform, ring.features, &config(16, 0));
-        for round in 0..scaled(60, 8) {
+        for round in 0..scaled(60, 3) {
             let lens = [[1, 3, 2, 4], [2, 2, 2, 2], [4, 1, 1, 5]][round % 3];
             let mut sent = Vec::new();
             for n in lens {
@@ -440,7 +443,7 @@ fn left_alone<K: Kind>(platform: &Fake<K>) {
     for features in plain() {
         let mut rig = Rig::new(platform, features, &config(16, 13));
         let desc = rig.queue.areas().desc;
-        for _ in 0..scaled(40, 6) {
+        for _ in 0..scaled(40, 2) {
             for n in [2, 1, 3] {
                 let buf = rig.maker.chain(n);
                 rig.queue.submit(buf).unwrap();

@@ -103,7 +103,7 @@ fn what_came_back_before_a_fault_is_given_out() {
 }
 
 fn given_out_before_a_fault<K: Kind>(platform: &Fake<K>, ring: Ring) {
-    for good in 0..4 {
+    for good in (0..4).step_by(scaled(1, 2)) {
         for singly in [false, true] {
             let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
             for _ in 0..4 {
@@ -162,7 +162,7 @@ fn bug_class_45_a_broken_queue_is_as_good_as_new_after_a_reset() {
 }
 
 fn works_after_a_reset<K: Kind>(platform: &Fake<K>, ring: Ring, lies: &[fn(&mut QueueDevice)]) {
-    for _ in 0..2 {
+    for _ in 0..scaled(2, 1) {
         for &lie in lies {
             let mut rig = Rig::new(platform, ring.features, &config(8, 65_533));
             rig.full_round();
@@ -172,7 +172,7 @@ fn works_after_a_reset<K: Kind>(platform: &Fake<K>, ring: Ring, lies: &[fn(&mut 
             rig.device.with_queue(Q, lie);
             assert!(rig.queue.drain(|_| panic!("a lie")).is_err());
             let before = rig.queue.counters();
-            for _ in 0..20 {
+            for _ in 0..scaled(20, 3) {
                 // Whatever it goes on to say, nothing changes any more.
                 rig.device.with_queue(Q, lie);
                 assert!(rig.queue.next_completion().is_err());

@@ -23,7 +23,7 @@ use vring::transport::{DeviceId, QueueIndex, Status};
 use vring::virtqueue::{Fault, Reject, Virtqueue};
 
 use rig::{
-    Chunks, Maker, Part, R, Rig, W, config, descriptors, device, every_platform, maps, reply,
+    Chunks, Maker, Part, R, Rig, W, config, descriptors, device, every_platform, few, maps, reply,
     scaled,
 };
 use support::{FEATURES, Q, Ring, every_ring, start, stop};
@@ -63,7 +63,7 @@ fn forgotten<K: Kind>(platform: &Fake<K>, ring: Ring) {
 fn bug_class_50_a_ticket_or_notification_dropped_unused_keeps_no_slot() {
     let platform = InPlace::new();
     let mut rig = Rig::new(&platform, FEATURES[0], &config(4, 0));
-    for _ in 0..20 {
+    for _ in 0..scaled(20, 4) {
         let buf = rig.maker.chain(4);
         let _ = rig.queue.submit(buf).unwrap();
         let _ = rig.queue.kick_prepare();
@@ -81,8 +81,8 @@ fn bug_class_51_when_the_nth_map_fails_the_queue_is_as_it_was() {
 fn nth_map_fails<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // Five segments; in pages of 16 bytes the middle one takes at least three mappings.
     let shape = [(R, 3), (R, 1), (W, 48), (W, 2), (W, 1)];
-    for busy in [0, 2] {
-        for nth in 1..=5 {
+    for busy in few(&[2, 0], 1) {
+        for nth in (1..=5).step_by(scaled(1, 2)) {
             let mut rig = Rig::new(platform, ring.features, &config(16, 65_534));
             for _ in 0..busy {
                 let buf = rig.maker.chain(1);
@@ -358,7 +358,7 @@ fn panicking_buffer<K: Kind>(platform: &Fake<K>) {
 fn bug_class_52_bytes_go_the_way_that_the_direction_says() {
     let platform = Bouncing::new();
     let mut rig = Rig::new(&platform, FEATURES[0], &config(8, 65_533));
-    for used in 0..=12 {
+    for used in (0..=12).step_by(scaled(1, 4)) {
         let buf = rig.maker.chunks(&[(R, 7), (W, 5), (W, 7)]);
         rig.queue.submit(buf).unwrap();
         rig.queue.kick();
@@ -852,7 +852,7 @@ fn bug_class_56_headers_and_replies_have_cells_of_their_own() {
 fn cells<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // Odd sizes, so that nothing is aligned by luck (class 58).
     let mut rig = Rig::new(platform, ring.features, &config(16, 65_530).cells(13, 5));
-    for round in 0..scaled(60, 12) as u8 {
+    for round in 0..scaled(60, 3) as u8 {
         // The reply that is left is all ones where the device wrote nothing.
         let written = round % 6;
         for i in 0..3_u8 {
@@ -966,7 +966,7 @@ fn a_buffer_without_segments_goes_with_a_header_or_a_reply() {
 fn only_cells<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for (header, answer) in [(4_usize, 4_u16), (4, 0), (0, 4)] {
         let mut rig = Rig::new(platform, ring.features, &config(4, 65_535).cells(4, answer));
-        for _ in 0..8 {
+        for _ in 0..scaled(8, 2) {
             let buf = rig.maker.parts(Vec::new());
             rig.queue.submit_with(&[5_u8; 4][..header], buf).unwrap();
             rig.queue.kick();
@@ -994,7 +994,7 @@ fn a_header_that_is_too_large_is_refused() {
 }
 
 fn header_too_large<K: Kind>(platform: &Fake<K>, ring: Ring) {
-    for max in [0, 1, 12] {
+    for max in few(&[12, 0, 1], 1) {
         for answer in [0, 3] {
             let mut rig = Rig::new(
                 platform,
@@ -1165,8 +1165,8 @@ fn odd_addresses<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let config = config(8, 65_533);
     let device = device(platform, ring.features, &config);
     let (live, mut queue) = start(platform, &device, &config);
-    for offset in 0..8 {
-        for len in 1..8 {
+    for offset in (0..8).step_by(scaled(1, 3)) {
+        for len in (1..8).step_by(scaled(1, 3)) {
             let block = |byte: u8| Window::new(vec![byte; 16], offset, len);
             queue
                 .submit((Readable(block(3)), Writable(block(4))))

@@ -18,6 +18,8 @@ const TABLE: [Requirement; 3] = [
     Requirement::all(D, &[E]),
 ];
 const ALL: [Feature; 5] = [A, B, C, D, E];
+/// Of the offers and of the wishes, every so manieth is tried; fewer where Miri does it.
+const STEP: usize = if cfg!(miri) { 5 } else { 1 };
 
 fn subsets() -> impl Iterator<Item = Features> {
     (0..1 << ALL.len()).map(|set: u32| {
@@ -36,8 +38,8 @@ fn allowed(set: Features) -> bool {
 /// Defends: FE-001, FE-002.
 #[test]
 fn bug_class_62_of_every_offer_and_wish_the_largest_allowed_set_is_accepted() {
-    for offered in subsets() {
-        for want in subsets() {
+    for offered in subsets().step_by(STEP) {
+        for want in subsets().step_by(STEP) {
             let wish = Wish {
                 want,
                 requirements: &TABLE,

@@ -263,7 +263,13 @@ mod tests {
 
     #[test]
     fn an_event_is_passed_exactly_when_it_is_among_the_descriptors() {
-        for num in [1u32, 2, 3, 7, 8] {
+        // Few sizes where Miri tries them.
+        let sizes: &[u32] = if cfg!(miri) {
+            &[1, 3]
+        } else {
+            &[1, 2, 3, 7, 8]
+        };
+        for &num in sizes {
             let positions = || (0..num as u16).flat_map(|p| [p, p | 1 << 15]);
             for at in positions() {
                 for event in positions() {

@@ -66,6 +66,9 @@ pub struct Counts {
     pub(super) addresses: usize,
 }
 
+/// Polls after which a wait gives up; Miri takes long over each.
+const PATIENCE: u32 = if cfg!(miri) { 50 } else { 1000 };
+
 /// The platform's side. Whatever the driver does against the contract of `Platform` is trapped.
 impl Core {
     pub(super) fn new(style: Style) -> Self {
@@ -74,7 +77,7 @@ impl Core {
             table: Mutex::new(Table::default()),
             settings: Mutex::new(Settings {
                 access: Access::Physical,
-                patience: 1000,
+                patience: PATIENCE,
                 hook: None,
             }),
         }

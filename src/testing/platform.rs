@@ -140,7 +140,7 @@ impl<K> Fake<K> {
         self.core().set_access(access);
     }
 
-    /// Sets after how many polls a wait gives up; 1000 at first.
+    /// Sets after how many polls a wait gives up; 1000 at first, and 50 under Miri.
     pub fn set_patience(&self, polls: u32) {
         self.core().set_patience(polls);
     }

@@ -297,12 +297,16 @@ pub(crate) struct Snapshot {
 }
 
 #[allow(unused_macros)] // as above
-/// Runs a generic function on each kind of platform, with arguments behind it.
+/// Runs a generic function on each kind of platform, with arguments behind it. Under Miri a buffer
+/// lies at any address, and so may take one small page more than its length tells: there,
+/// platforms with pages are for tests that ask for one.
 macro_rules! every_platform {
     ($f:ident $(, $arg:expr)*) => {{
         $f(&vring::testing::InPlace::new() $(, $arg)*);
         $f(&vring::testing::Bouncing::new() $(, $arg)*);
-        $f(&vring::testing::Discontiguous::new(16) $(, $arg)*);
+        if cfg!(not(miri)) {
+            $f(&vring::testing::Discontiguous::new(16) $(, $arg)*);
+        }
     }};
 }
 #[allow(unused_imports)] // as above
@@ -311,6 +315,11 @@ pub(crate) use every_platform;
 /// Less work where Miri does it.
 pub(crate) const fn scaled(native: usize, miri: usize) -> usize {
     if cfg!(miri) { miri } else { native }
+}
+
+/// All of them; where Miri does the work, only the first `miri`.
+pub(crate) fn few<T: Copy>(all: &[T], miri: usize) -> impl Iterator<Item = T> {
+    all.iter().copied().take(scaled(usize::MAX, miri))
 }
 
 /// Whether a platform keeps mappings.

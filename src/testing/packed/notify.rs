@@ -59,7 +59,13 @@ mod tests {
 
     #[test]
     fn passes_is_the_walk_from_old_to_new() {
-        for size in [1, 2, 3, 7, 8_u16] {
+        // Few sizes where Miri tries them.
+        let sizes: &[u16] = if cfg!(miri) {
+            &[1, 3]
+        } else {
+            &[1, 2, 3, 7, 8]
+        };
+        for &size in sizes {
             let name = |number: u64| {
                 let (n, wrap) = (
                     u64::from(size),

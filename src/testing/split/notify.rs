@@ -40,10 +40,12 @@ mod tests {
 
     #[test]
     fn passes_is_the_walk_from_old_to_new() {
+        // Every so manieth distance where Miri walks it.
+        let by = if cfg!(miri) { 13 } else { 1 };
         for old in [0, 1, 7, 0x7fff, 0xfffe, 0xffff_u16] {
-            for step in 0..40 {
+            for step in (0..40).step_by(by) {
                 let new = old.wrapping_add(step);
-                for off in 0..60 {
+                for off in (0..60).step_by(by) {
                     let event = old.wrapping_sub(10).wrapping_add(off);
                     let walked = (0..step).any(|i| old.wrapping_add(i) == event);
                     assert_eq!(passes(event, old, new), walked, "{event} {old} {new}");

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -171,19 +172,68 @@ impl<'a> Run<'a> {
         dir: &Path,
         deadline: Deadline,
     ) -> Result<Printed, Stop> {
+        let shown = self.note(cmd)?;
+        let log = self.log.try_clone().context("cannot share the log")?;
+        let (status, text) = Running::start(cmd, shown, dir, Some(log))?.end(&deadline);
+        Ok(Printed {
+            status: status?,
+            text,
+        })
+    }
+
+    /// Runs commands side by side to their ends. What they printed is put together, one after the
+    /// other, and so gets into the log; the ending is that of the first that failed.
+    pub(crate) fn side_by_side(&mut self, cmds: &[Cmd]) -> Result<Printed, Stop> {
+        let mut running = Vec::new();
+        for cmd in cmds {
+            let shown = self.note(cmd)?;
+            running.push(Running::start(cmd, shown, &self.context.workspace, None)?);
+        }
+        // Each is ended, also when another ran out of time.
+        let ended: Vec<_> = running.into_iter().map(|r| r.end(&self.deadline)).collect();
+        let (mut text, mut statuses) = (String::new(), Vec::new());
+        for (status, printed) in ended {
+            self.say(&printed)?;
+            text += &printed;
+            statuses.push(status);
+        }
+        let statuses = statuses.into_iter().collect::<Result<Vec<_>, Stop>>()?;
+        let failed = statuses.iter().find(|status| !status.success());
+        let status = failed.or(statuses.first()).context("no command")?;
+        Ok(Printed {
+            status: *status,
+            text,
+        })
+    }
+
+    /// Notes that a command is run; how it is shown.
+    fn note(&mut self, cmd: &Cmd) -> Result<String, Stop> {
         let shown = cmd.shown();
         self.say(&format!("$ {shown}"))?;
         self.commands.push(shown.clone());
+        Ok(shown)
+    }
+}
+
+/// A command that runs.
+struct Running {
+    shown: String,
+    child: Guarded,
+    collector: JoinHandle<String>,
+}
+
+impl Running {
+    /// Starts a command, its output as it comes into `log`, if there is one.
+    fn start(cmd: &Cmd, shown: String, dir: &Path, mut log: Option<File>) -> Result<Self, Stop> {
         // One pipe for both streams keeps their lines in order.
         let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
         let mut command = cmd.command(dir);
         command.stdin(Stdio::null());
         command.stdout(writer.try_clone().context("cannot share a pipe")?);
         command.stderr(writer);
-        let mut child = Guarded::spawn(&mut command)?;
+        let child = Guarded::spawn(&mut command)?;
         // The command holds the ends that its child writes to; they must not keep the pipe open.
         drop(command);
-        let mut log = self.log.try_clone().context("cannot share the log")?;
         let collector = std::thread::spawn(move || {
             let mut text = Vec::new();
             let mut block = [0; 8192];
@@ -191,17 +241,22 @@ impl<'a> Run<'a> {
                 let block = block.get(..n).unwrap_or_default();
                 text.extend_from_slice(block);
                 // A log that cannot be written shows when the next line is said.
-                drop(log.write_all(block));
+                drop(log.as_mut().map(|log| log.write_all(block)));
             }
             String::from_utf8_lossy(&text).into_owned()
         });
-        let waiting_for = format!("`{shown}`");
-        let waited = deadline.poll(&waiting_for, || Ok(child.try_wait()?));
-        child.end_group(GRACE);
-        let text = collector.join().unwrap_or_default();
-        Ok(Printed {
-            status: waited?,
-            text,
+        Ok(Self {
+            shown,
+            child,
+            collector,
         })
+    }
+
+    /// Waits for its end, and ends its children; how it ended, and what it printed.
+    fn end(mut self, deadline: &Deadline) -> (Result<ExitStatus, Stop>, String) {
+        let waiting_for = format!("`{}`", self.shown);
+        let waited = deadline.poll(&waiting_for, || Ok(self.child.try_wait()?));
+        self.child.end_group(GRACE);
+        (waited, self.collector.join().unwrap_or_default())
     }
 }

@@ -6,7 +6,7 @@ use super::context::{Context, LIBRARY};
 use super::needs::Need;
 use super::run::{Cmd, Run};
 use super::section::{Check, Counts, Outcome, Section};
-use super::suites;
+use super::suites::{self, MiriRun};
 use super::tally::Tally;
 use super::{budget, probe, qemu};
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
@@ -82,7 +82,7 @@ fn section(name: &'static str, context: &Context) -> Section {
         "hostile" => ("devices that lie", 20, vec![suite("hostile", context)]),
         "loom" => ("the rings under a model checker", 20, loom(context)),
         "miri" => (
-            "undefined behavior, under both aliasing models",
+            "undefined behavior: both aliasing models, both byte orders",
             45,
             miri(context),
         ),
@@ -302,21 +302,30 @@ fn miri(context: &Context) -> Vec<Check> {
         name: "nightly".into(),
         components: &["miri", "rust-src"],
     };
-    let names = suites::matching(suites::UNDER_MIRI, &context.suites);
-    let models = [
-        ("stacked borrows", ""),
-        ("tree borrows", " -Zmiri-tree-borrows"),
-    ];
-    models
-        .into_iter()
-        .map(|(name, flag)| {
-            let words = ["miri", "test", "--no-fail-fast", "--package", LIBRARY];
-            let cmd = Cmd::cargo_of("nightly", words)
-                .args(library_tests(&names, true))
-                .env("MIRIFLAGS", format!("{MIRI}{flag}"));
-            command(name, cmd, Tally::Tests).needs(toolchain.clone())
+    suites::UNDER_MIRI
+        .iter()
+        .map(|run| {
+            let programs = suites::in_order(run.programs, &context.suites);
+            let cmds = [0, 1].map(|turn| miri_run(run, programs.iter().skip(turn).step_by(2)));
+            Check::new(run.name, move |run| {
+                let printed = run.side_by_side(&cmds)?;
+                Ok(Tally::Tests.outcome(&printed))
+            })
+            .needs(toolchain.clone())
         })
         .collect()
+}
+
+fn miri_run<'a>(run: &MiriRun, programs: impl Iterator<Item = &'a &'a str>) -> Cmd {
+    let words = ["miri", "test", "--no-fail-fast", "--package", LIBRARY];
+    let (libraries, names): (Vec<&str>, Vec<&str>) =
+        programs.partition(|&&name| name == suites::LIBRARY_TESTS);
+    let target = run.target.map(|target| format!("--target={target}"));
+    let flags = [MIRI, run.flags];
+    Cmd::cargo_of("nightly", words)
+        .args(target)
+        .args(library_tests(&names, !libraries.is_empty()))
+        .env("MIRIFLAGS", flags.join(" ").trim_end())
 }
 
 #[cfg(test)]

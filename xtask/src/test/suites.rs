@@ -33,9 +33,59 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
     ("hostile", &["hostile", "virtqueue_hostile", "pci_*"]),
 ];
 
-/// Test programs that Miri interprets, beside the library's own tests: those whose subject is
-/// memory shared with a device.
-pub(crate) const UNDER_MIRI: &[Pattern] = &["fake_*"];
+/// How Miri interprets tests.
+pub(crate) struct MiriRun {
+    pub(crate) name: &'static str,
+    /// Of another target than this machine.
+    pub(crate) target: Option<&'static str>,
+    /// Besides those that every run has.
+    pub(crate) flags: &'static str,
+    /// Test programs. They are dealt to two processes in turns, which run side by side: the
+    /// heavy ones come first.
+    pub(crate) programs: &'static [Pattern],
+}
+
+/// What Miri interprets: test programs whose subject is memory that is shared with a device. It is
+/// a thousand times slower than the machine, so each run has what it may see differently.
+pub(crate) const UNDER_MIRI: &[MiriRun] = &[
+    MiriRun {
+        name: "stacked borrows",
+        target: None,
+        flags: "",
+        programs: &[
+            LIBRARY_TESTS,
+            "virtqueue_bookkeeping",
+            "virtqueue_lifetime",
+            "packed",
+            "indirect",
+            "virtqueue_ordering",
+            "fake_*",
+            "virtqueue_hostile",
+        ],
+    },
+    MiriRun {
+        name: "tree borrows",
+        target: None,
+        flags: "-Zmiri-tree-borrows",
+        programs: &["indirect", "fake_device", "fake_platforms", LIBRARY_TESTS],
+    },
+    // What aliases does not depend on the order of bytes.
+    MiriRun {
+        name: "big-endian",
+        target: Some("s390x-unknown-linux-gnu"),
+        flags: "-Zmiri-disable-stacked-borrows",
+        programs: &[
+            "packed",
+            "indirect",
+            LIBRARY_TESTS,
+            "fake_*",
+            "net_recovery",
+        ],
+    },
+];
+
+/// Stands for the library's own tests.
+pub(crate) const LIBRARY_TESTS: Pattern = "";
 
 /// The names among `suites` that belong to a section.
 pub(crate) fn of_section<'a>(section: &str, suites: &'a [String]) -> Vec<&'a str> {
@@ -47,8 +97,18 @@ pub(crate) fn of_section<'a>(section: &str, suites: &'a [String]) -> Vec<&'a str
     matching(&patterns, suites)
 }
 
+/// The names among `suites` that the patterns mean, in the order of the patterns, and
+/// [`LIBRARY_TESTS`] where that stands among them.
+pub(crate) fn in_order<'a>(patterns: &[Pattern], suites: &'a [String]) -> Vec<&'a str> {
+    let meant = |&pattern: &Pattern| match pattern {
+        LIBRARY_TESTS => vec![LIBRARY_TESTS],
+        _ => matching(&[pattern], suites),
+    };
+    patterns.iter().flat_map(meant).collect()
+}
+
 /// The names among `suites` that one of the patterns means.
-pub(crate) fn matching<'a>(patterns: &[Pattern], suites: &'a [String]) -> Vec<&'a str> {
+fn matching<'a>(patterns: &[Pattern], suites: &'a [String]) -> Vec<&'a str> {
     suites
         .iter()
         .map(String::as_str)
@@ -99,8 +159,10 @@ mod tests {
     #[test]
     fn no_pattern_is_left_over() {
         let files = files();
-        let lists = SUITES.iter().map(|(_, patterns)| *patterns);
-        for pattern in lists.chain([UNDER_MIRI]).flatten() {
+        let sections = SUITES.iter().map(|(_, patterns)| *patterns);
+        let miri = UNDER_MIRI.iter().map(|run| run.programs);
+        let all = sections.chain(miri).flatten();
+        for pattern in all.filter(|&&pattern| pattern != LIBRARY_TESTS) {
             assert!(
                 files.iter().any(|file| matches(pattern, file)),
                 "no file in tests/ is meant by {pattern}"
@@ -108,6 +170,23 @@ mod tests {
         }
         for (section, _) in SUITES {
             assert!(sections::NAMES.contains(section), "no section {section}");
+        }
+    }
+
+    #[test]
+    fn miri_has_each_program_once_in_a_run() {
+        for run in UNDER_MIRI {
+            let files = files();
+            let mut names = in_order(run.programs, &files);
+            assert!(
+                names.len() > 1,
+                "{}: two processes have something",
+                run.name
+            );
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count, "{}: a program twice", run.name);
         }
     }
 
