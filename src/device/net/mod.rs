@@ -16,7 +16,7 @@
 //!
 //! # When something goes wrong
 //!
-//! A queue that the device breaks says so with a [`Fault`](crate::virtqueue::Fault), and leaves the
+//! A queue that the device breaks says so with a [`Fault`], and leaves the
 //! other one alone. [`Control::restart_receive`] and [`Control::restart_transmit`] set it up anew, of
 //! any size, where the device offers `VIRTIO_F_RING_RESET`. A device that asks for a reset
 //! ([`Control::check`]) may keep its buffers for ever: [`Driver::recover`] resets it, starts it again

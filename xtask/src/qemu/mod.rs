@@ -2,7 +2,7 @@
 //!
 //! The order is: probe, provide, build, run, judge, report. A refusal comes before anything is
 //! compiled; a report is written on every way out. Each mode (native, nested, off) only decides
-//! where [`inner::run`] runs; what it does there is the same.
+//! where [`inner::run_all`] runs; what it does there is the same.
 
 mod channel;
 pub(crate) mod cli;

@@ -2,7 +2,7 @@
 //!
 //! The crossing of everything with everything would be hundreds of runs that differ in nothing
 //! that matters. Here every pair of values of two of ring, `event_idx`, `indirect_desc`, `in_order`
-//! and size occurs in some cell, and so does each feature alone; [`tests`] holds the plan to that.
+//! and size occurs in some cell, and so does each feature alone; a unit test holds the plan to that.
 
 use super::super::super::cli::{Interrupts, Machine, Nic};
 use super::super::super::features::{KNOWN, Ring, Steer};
