@@ -4,6 +4,7 @@ mod conformance;
 mod mutants;
 mod qemu;
 mod test;
+mod told;
 
 use std::process::ExitCode;
 
@@ -24,7 +25,6 @@ enum Command {
     Qemu(qemu::cli::QemuArgs),
     Mutants(mutants::cli::MutantsArgs),
     Test(test::TestArgs),
-    /// Joins what VIRTIO asks of a driver with the tests that defend it.
     Conformance(conformance::ConformanceArgs),
     #[command(name = qemu::native::AGENT, hide = true)]
     QemuAgent,

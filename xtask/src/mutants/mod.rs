@@ -12,7 +12,6 @@ mod tree;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -31,6 +30,7 @@ use crate::test::needs::Need;
 use crate::test::run::{Cmd, Run};
 use crate::test::section::{Check, Outcome};
 use crate::test::sections::under_loom;
+use crate::told::told;
 
 /// For the tests of one mutant, compiling them included.
 const SECONDS: u64 = 300;
@@ -77,11 +77,6 @@ pub(crate) fn main(args: &MutantsArgs, command: Vec<String>) -> u8 {
         Format::Json => told(format_args!("{}", report.json().unwrap_or_default())),
     }
     report.exit_code
-}
-
-/// Prints a line. Whoever has closed the stream hears nothing, and the run goes on.
-fn told(line: std::fmt::Arguments<'_>) {
-    drop(writeln!(std::io::stdout(), "{line}"));
 }
 
 /// Writes the report of a command line that cannot be understood, where a run's would have been.
@@ -148,7 +143,8 @@ fn selected(args: &MutantsArgs, workspace: &Path) -> Result<Vec<Mutant>, Stop> {
     let mut mutants = read(workspace)?;
     for name in &args.only {
         if !mutants.iter().any(|mutant| &mutant.name == name) {
-            return Err(Stop::Usage(format!("no mutant is named {name}")));
+            let list = "cargo xtask mutants --list";
+            return Err(Stop::Usage(format!("no mutant is named {name}: {list}")));
         }
     }
     mutants.retain(|mutant| args.only.is_empty() || args.only.contains(&mutant.name));

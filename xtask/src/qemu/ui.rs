@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::cli::Format;
 use super::report::{Addresses, Bulk, Flow, Report, StepStatus};
+use crate::told::{told, told_whole};
 
 /// How much is said, and where.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Ui {
     /// A line of the result, as it comes.
     pub(crate) fn line(&self, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| println!("{text}"));
+            self.bar.suspend(|| told(format_args!("{text}")));
         }
     }
 
@@ -83,19 +84,19 @@ impl Ui {
         let shown = path.display();
         if format == Format::Json {
             // The same text as in the file.
-            println!(
+            told(format_args!(
                 "{}",
                 serde_json::to_string_pretty(report).unwrap_or_default()
-            );
+            ));
             if self.terminal {
                 eprintln!("{} ({shown})", verdict(report));
             }
             return;
         }
         if !self.quiet {
-            print!("{}", human(report));
+            told_whole(&human(report));
         }
-        println!("{}: {shown}", verdict(report));
+        told(format_args!("{}: {shown}", verdict(report)));
     }
 
     /// The end of a matrix, whose lines have been printed as they came.
@@ -110,7 +111,10 @@ impl Ui {
             let mut fixes: Vec<&str> = Vec::new();
             for skipped in &report.findings.skipped {
                 if !fixes.contains(&skipped.fix.as_str()) {
-                    println!("skipped    {}\n  fix: {}", skipped.why, skipped.fix);
+                    told(format_args!(
+                        "skipped    {}\n  fix: {}",
+                        skipped.why, skipped.fix
+                    ));
                     fixes.push(&skipped.fix);
                 }
             }
@@ -120,21 +124,27 @@ impl Ui {
                 .iter()
                 .partition(|failure| failure.check.starts_with("cell "));
             for failure in others {
-                println!("FAILED     {}: {}", failure.check, failure.seen);
-                println!("  hint: {}", failure.hint);
+                told(format_args!(
+                    "FAILED     {}: {}",
+                    failure.check, failure.seen
+                ));
+                told(format_args!("  hint: {}", failure.hint));
             }
             if !of_cells.is_empty() {
                 let kept = path.with_file_name(super::session::ARTIFACTS);
-                println!("kept       a directory for each cell in {}", kept.display());
+                told(format_args!(
+                    "kept       a directory for each cell in {}",
+                    kept.display()
+                ));
             }
         }
-        println!("{}: {shown}", verdict(report));
+        told(format_args!("{}: {shown}", verdict(report)));
     }
 }
 
 fn print_whole(path: &Path) {
     match std::fs::read_to_string(path) {
-        Ok(text) => print!("{text}"),
+        Ok(text) => told_whole(&text),
         Err(error) => eprintln!("cannot read {}: {error}", path.display()),
     }
 }

@@ -35,6 +35,7 @@ use crate::qemu::provision::Provision;
 use crate::qemu::stop::{EXIT_FAILED, EXIT_OK, Stop};
 use crate::qemu::ui::Ui;
 use crate::qemu::{default_out, limits, process, session, target_dir};
+use crate::told::{told, told_whole};
 
 /// Lines of a failed check's output that are shown.
 const TAIL: usize = 40;
@@ -96,12 +97,12 @@ pub(crate) fn usage_error(command: Vec<String>, message: &str) {
 fn show(report: &Report, path: &Path, format: Format) {
     match format {
         Format::Human => {
-            print!("{}", report.human());
-            println!("report: {}", path.display());
-            println!("{}", report.totals());
+            told_whole(&report.human());
+            told(format_args!("report: {}", path.display()));
+            told(format_args!("{}", report.totals()));
         }
         Format::Json => {
-            println!("{}", report.json().unwrap_or_default());
+            told(format_args!("{}", report.json().unwrap_or_default()));
             eprintln!("{}", report.totals());
         }
     }
@@ -147,22 +148,22 @@ fn list(args: &TestArgs) -> u8 {
                 })
             })
             .collect();
-        println!("{:#}", serde_json::Value::Array(rows));
+        told(format_args!("{:#}", serde_json::Value::Array(rows)));
         return EXIT_OK;
     }
     for section in sections {
         let minutes = section.limit / 60;
-        println!(
+        told(format_args!(
             "{:<11} {} (at most {minutes} min)",
             section.name, section.about
-        );
+        ));
         for check in section.checks {
             let mark = match (check.quick, check.optional) {
                 (true, _) => " [quick]",
                 (_, true) => " [where it can be had]",
                 _ => "",
             };
-            println!("  {}{mark}", check.name);
+            told(format_args!("  {}{mark}", check.name));
         }
     }
     EXIT_OK
