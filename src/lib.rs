@@ -34,7 +34,7 @@
 //!
 //! A kernel brings three things: a [`Platform`] (memory and addresses), a
 //! [way to read PCI configuration](transport::pci::ConfigAccess) with a closure that maps device
-//! registers, and a call from its main loop or interrupt handler. The README has them in 40 lines.
+//! registers, and a call from its main loop or interrupt handler. The README has them on a page.
 //!
 //! # A queue
 //!
@@ -134,7 +134,7 @@
 //! device.with_queue(QueueIndex(0), |queue| queue.forge_used(7, 0)); // nobody sent it 7
 //!
 //! assert_eq!(queue.next_completion().unwrap_err(), Fault::UsedIdNotInFlight { id: 7 });
-//! assert!(queue.submit(Writable(vec![0; 16])).is_err()); // broken until the device is reset
+//! assert!(queue.submit(Writable(vec![0; 16])).is_err()); // broken until a reset
 //! let (_transport, proof) = live.reset().unwrap();
 //! assert_eq!(queue.close(&proof).unwrap().count(), 1); // the buffer is back
 //! ```

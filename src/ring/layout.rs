@@ -1,4 +1,4 @@
-//! Where the parts of a split ring are: `vring_init` and `vring_size` as `const fn`.
+//! Where the parts of a ring are. Of a split one: `vring_init` and `vring_size` as `const fn`.
 //!
 //! ```text
 //!  base                                             used: next multiple of `align`
@@ -21,6 +21,9 @@
 //!
 //! Offsets do not depend on the base address when the base is aligned to `align` (or to 16, where
 //! that is larger), as [`Layout::alignment`] demands.
+//!
+//! A packed ring has a layout of this crate's own choice, [`PackedLayout`]: the specification asks
+//! for three areas, and says only how each is aligned (VIRTIO 1.4, 2.8.10.1).
 
 use core::fmt;
 

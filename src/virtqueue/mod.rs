@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            submit            publish / kick             device              next_completion
-//!   caller ─────────▶ chain ───────────────────▶ device ─────────▶ used ring ────────────────▶ caller
+//!   caller ─────────▶ chain ───────────────────▶ device ─────────▶ completed ────────────────▶ caller
 //!     B        B moves into a slot                                            B moves out again
 //! ```
 //!
@@ -16,12 +16,13 @@
 //!   A new queue is disarmed, as suits a poller.
 //!
 //! A buffer leaves the queue on four ways only: with a completion, with a [`Rejected`], from
-//! [`close`](Virtqueue::close) after a confirmed reset, or not at all: a queue that is dropped
-//! while its device may be live leaks its memory, and says so.
+//! [`close`](Virtqueue::close) or
+//! [`restart_queue`](crate::init::Live::restart_queue) after a confirmed reset, or not at all: a
+//! queue that is dropped while its device may be live leaks its memory, and says so.
 //!
 //! The device is not believed. An id that is not in flight or an index that jumps is a [`Fault`],
-//! and the queue is broken until the device is reset; a length beyond what was writable is cut to
-//! it, and reported with the completion.
+//! and the queue is broken until it or the device is reset; a length beyond what was writable is
+//! cut to it, and reported with the completion.
 
 mod completion;
 mod errors;
