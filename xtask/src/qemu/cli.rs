@@ -32,7 +32,8 @@ pub(crate) struct QemuArgs {
     /// Of the matrix, only cells whose name contains this; may be given more than once.
     #[arg(long, value_name = "PART", requires = "matrix")]
     pub(crate) cell: Vec<String>,
-    /// The ring that QEMU offers and the driver insists on.
+    /// The ring that QEMU offers and the driver insists on. The kernel's vhost has no packed ring:
+    /// `--vhost off` for that.
     #[arg(long, value_enum)]
     pub(crate) ring: Option<Ring>,
     /// Features: +x is offered and required, -x is not offered, ~x is offered and refused. Names as
@@ -88,9 +89,16 @@ impl QemuArgs {
     /// What the ring and the features ask for, and whether the size goes with it.
     ///
     /// # Errors
-    /// [`Stop::Usage`], and [`Stop::Missing`] for what QEMU cannot offer.
+    /// [`Stop::Usage`], and [`Stop::Missing`] for what QEMU, or the kernel's vhost, cannot offer.
     pub(crate) fn steer(&self) -> Result<Steer, Stop> {
         let steer = Steer::new(self.ring, &self.features)?;
+        if steer.ring() == Some("packed") && self.vhost != VhostMode::Off {
+            return Err(Stop::missing(
+                "a vhost that offers VIRTIO_F_RING_PACKED",
+                "the kernel's vhost has no packed ring in any version",
+                "QEMU's own device has: --vhost off",
+            ));
+        }
         if steer.ring() == Some("split") && !self.queue_size.is_power_of_two() {
             return Err(Stop::Usage(format!(
                 "--queue-size {}: the size of a split ring is a power of two",
@@ -186,4 +194,41 @@ impl Interrupts {
 pub(crate) enum Format {
     Human,
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        qemu: QemuArgs,
+    }
+
+    fn steer(words: &str) -> Result<Steer, Stop> {
+        let words = ["qemu"].into_iter().chain(words.split(' '));
+        Cli::try_parse_from(words).unwrap().qemu.steer()
+    }
+
+    #[test]
+    fn a_packed_ring_through_vhost_is_refused_before_anything_boots() {
+        for words in [
+            "--ring packed",
+            "--vhost nested --features +ring_packed",
+            "--vhost native --ring packed",
+        ] {
+            match steer(words) {
+                Err(Stop::Missing { fix, .. }) => assert!(fix.contains("--vhost off"), "{fix}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+        assert_eq!(
+            steer("--ring packed --vhost off").unwrap().ring(),
+            Some("packed")
+        );
+        assert_eq!(steer("--features ~packed").unwrap().ring(), Some("split"));
+    }
 }

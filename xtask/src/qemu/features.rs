@@ -233,10 +233,15 @@ impl Steer {
             }
             Property::Value(value) if offer => self.properties.push(value.into()),
             Property::Never if offer => {
+                let fix = if known.is_driven_by_the_fake() {
+                    "the crate's own strict fake device does: cargo xtask test"
+                } else {
+                    "none is needed: the crate accepts it from no device"
+                };
                 return Err(Stop::missing(
                     format!("a QEMU that offers {}", known.name),
                     "no back end of QEMU's network card does",
-                    "the crate's own strict fake device does: cargo xtask test",
+                    fix,
                 ));
             }
             _ => {}
@@ -364,6 +369,10 @@ mod tests {
             Steer::new(None, "+suspend"),
             Err(Stop::Missing { .. })
         ));
+        match Steer::new(None, "+sr_iov") {
+            Err(Stop::Missing { fix, .. }) => assert!(fix.contains("from no device"), "{fix}"),
+            other => panic!("{other:?}"),
+        }
         assert_eq!(
             Steer::new(None, "-suspend").unwrap().refuse,
             ["VIRTIO_F_SUSPEND"]
