@@ -39,7 +39,7 @@ impl Segment {
     /// A segment of `len` bytes from `ptr`.
     ///
     /// # Safety
-    /// The bytes are initialised and valid for reads, and for writes when `direction` is
+    /// The bytes are initialized and valid for reads, and for writes when `direction` is
     /// [`Direction::Writable`], through `ptr`, for as long as the [`DmaBuf`] that names them is in
     /// a queue, and nobody else writes them (or reads them, when writable) in that time.
     #[inline]
@@ -101,7 +101,7 @@ impl Segment {
 /// From the moment a segment is named until the value is moved, dropped or borrowed mutably by
 /// anything but [`segment`](Self::segment) (naming one segment, or the same again, ends no other):
 ///
-/// 1. The bytes of each segment are initialised and valid at the same address, also while the
+/// 1. The bytes of each segment are initialized and valid at the same address, also while the
 ///    value itself is moved: they live behind it, not in it.
 /// 2. Nobody else writes them; when the segment is writable, nobody else reads them either. A
 ///    device's writes may come from another core at any time.
@@ -119,10 +119,10 @@ pub unsafe trait DmaBuf: 'static {
     fn segment(&mut self, index: usize) -> Segment;
 }
 
-/// A block of initialised bytes at an address that does not change when its owner moves.
+/// A block of initialized bytes at an address that does not change when its owner moves.
 ///
 /// # Safety
-/// [`bytes`](Self::bytes) names the same initialised memory, valid for reads and written by nobody
+/// [`bytes`](Self::bytes) names the same initialized memory, valid for reads and written by nobody
 /// else, until the value is dropped or borrowed mutably; moving the value does not change it.
 pub unsafe trait StableBytes: 'static {
     /// First byte and length.
@@ -142,7 +142,7 @@ pub unsafe trait StableBytesMut: StableBytes {
 macro_rules! stable_bytes {
     ($($(#[$attr:meta])* [$($generics:tt)*] $ty:ty, $why:literal;)*) => {$(
         $(#[$attr])*
-        // SAFETY: the bytes are owned or borrowed for ever, initialised, and live behind the value.
+        // SAFETY: the bytes are owned or borrowed for ever, initialized, and live behind the value.
         #[doc = $why]
         unsafe impl<$($generics)*> StableBytes for $ty {
             #[inline]
@@ -299,7 +299,7 @@ impl RawBuf {
     /// Lends `len` bytes from `ptr`.
     ///
     /// # Safety
-    /// The bytes are initialised, valid for reads (and for writes, when writable), and nobody else
+    /// The bytes are initialized, valid for reads (and for writes, when writable), and nobody else
     /// uses them against the direction, until the value comes back from the queue or, when it is
     /// never given to one, until it is dropped. When a queue reports them as leaked, that is for
     /// ever. `len` is at most `isize::MAX`, as in any block of memory.
@@ -431,7 +431,7 @@ impl<M: StableBytes> Window<M> {
         let (ptr, _) = self.memory.bytes();
         // SAFETY: the window lies in the memory (1: `new` and the moves keep it so).
         let ptr = unsafe { ptr.add(self.start as usize) };
-        // SAFETY: the bytes are initialised and written by nobody while `self` is borrowed.
+        // SAFETY: the bytes are initialized and written by nobody while `self` is borrowed.
         unsafe { core::slice::from_raw_parts(ptr.as_ptr(), self.len as usize) }
     }
 
@@ -445,7 +445,7 @@ impl<M: StableBytes> Window<M> {
         let (ptr, _) = self.memory.bytes_mut();
         // SAFETY: as for `as_slice`.
         let ptr = unsafe { ptr.add(self.start as usize) };
-        // SAFETY: the bytes are initialised and used by nobody else while `self` is borrowed.
+        // SAFETY: the bytes are initialized and used by nobody else while `self` is borrowed.
         unsafe { core::slice::from_raw_parts_mut(ptr.as_ptr(), self.len as usize) }
     }
 }

@@ -202,7 +202,7 @@ pub unsafe trait Platform: Clone {
 
     /// Maps the longest prefix of `buf` that is contiguous for the device.
     ///
-    /// A buffer may cross pages that are not neighbours: the crate calls again for the rest.
+    /// A buffer may cross pages that are not neighbors: the crate calls again for the rest.
     ///
     /// # Safety
     /// `buf` is valid for reads (and for writes, when [`Direction::Writable`]) of all its bytes

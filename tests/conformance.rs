@@ -709,7 +709,7 @@ fn own_completion<K: Kind>(platform: &Fake<K>) {
     }
 }
 
-/// Initialises the device with whatever it offers, and its first queue.
+/// Initializes the device with whatever it offers, and its first queue.
 fn begin<K: Kind>(
     platform: &Fake<K>,
     device: &FakeDevice,

@@ -376,7 +376,7 @@ fn bug_class_34_interrupts_before_and_after_the_device_runs_do_nothing() {
 }
 
 #[test]
-fn an_initialisation_may_be_dropped_at_any_step() {
+fn an_initialization_may_be_dropped_at_any_step() {
     let platform = InPlace::new();
     let device = device(&platform);
     for step in 0..4 {

@@ -1034,7 +1034,7 @@ fn a_suspended_device_that_is_dropped_keeps_its_memory() {
     }
 }
 
-/// Every value of an initialisation, and of what comes after it, dropped or forgotten.
+/// Every value of an initialization, and of what comes after it, dropped or forgotten.
 #[test]
 fn bug_class_54_nothing_that_is_dropped_or_forgotten_frees_what_a_device_has() {
     every_platform!(dropped_anywhere);
@@ -1078,7 +1078,7 @@ fn leave<T>(value: T, forget: bool) {
     }
 }
 
-/// Goes through an initialisation as far as `step`, and drops or forgets everything. How many rings
+/// Goes through an initialization as far as `step`, and drops or forgets everything. How many rings
 /// are the device's then.
 fn run_until<K: Kind>(
     step: usize,

@@ -163,7 +163,7 @@ fn bounce_space_that_is_used_up_comes_back_with_the_completions() {
     platform.assert_no_leaks();
 }
 
-/// bug class 54: initialisation fails at each allocation of each queue.
+/// bug class 54: initialization fails at each allocation of each queue.
 #[test]
 fn bug_class_54_the_nth_allocation_fails() {
     for n in 1..=4 {

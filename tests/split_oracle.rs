@@ -36,7 +36,7 @@ struct Scattered {
     parts: Vec<(Box<[u8]>, Direction)>,
 }
 
-// SAFETY: the boxes own initialised bytes, which stay where they are when the vector moves.
+// SAFETY: the boxes own initialized bytes, which stay where they are when the vector moves.
 unsafe impl DmaBuf for Scattered {
     fn count(&self) -> usize {
         self.parts.len()

@@ -1,11 +1,11 @@
-//! What a driver may do to its device beside the initialisation.
+//! What a driver may do to its device beside the initialization.
 
 use core::fmt;
 use core::ops::Deref;
 
 use crate::transport::{Isr, Transport, TransportError};
 
-/// A device's transport without what the initialisation does with it.
+/// A device's transport without what the initialization does with it.
 ///
 /// It [derefs](Deref) to the transport, of which everything that only reads is there: status,
 /// configuration, number of queues. Writing the status, the features or a queue is not: whoever

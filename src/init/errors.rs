@@ -10,7 +10,7 @@ use crate::ring::layout::LayoutError;
 use crate::transport::{QueueIndex, Status, Transport, TransportError};
 use crate::virtqueue::Virtqueue;
 
-/// Why a device could not be initialised. The status is `FAILED` where there was one to set.
+/// Why a device could not be initialized. The status is `FAILED` where there was one to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InitFailure {
@@ -53,8 +53,8 @@ pub enum InitFailure {
         /// The device's type id.
         found: u16,
     },
-    /// All numbers for initialisations have been given out.
-    TooManyInitialisations,
+    /// All numbers for initializations have been given out.
+    TooManyInitializations,
 }
 
 impl fmt::Display for InitFailure {
@@ -91,7 +91,7 @@ impl fmt::Display for InitFailure {
                     "a device of type {found}, where the driver is for type {expected}"
                 )
             }
-            Self::TooManyInitialisations => f.write_str("too many initialisations"),
+            Self::TooManyInitializations => f.write_str("too many initializations"),
         }
     }
 }
@@ -191,7 +191,7 @@ impl fmt::Display for QueueError {
 
 impl core::error::Error for QueueError {}
 
-/// An initialisation that was given up at its last step.
+/// An initialization that was given up at its last step.
 pub struct Aborted<T> {
     /// The transport.
     pub transport: T,

@@ -1,4 +1,4 @@
-//! The initialisation sequence of the specification (VIRTIO 1.4, 3.1.1) as types.
+//! The initialization sequence of the specification (VIRTIO 1.4, 3.1.1) as types.
 //!
 //! ```text
 //!            reset()          negotiate()                 queue()…, finish()
@@ -19,7 +19,7 @@
 //! [suspended](Live::suspend), where it offers that.
 //!
 //! A reset that the device confirmed is a value, [`Quiesced`]: the only key that takes buffers and
-//! rings back out of a queue. It opens the queues of this device and of this initialisation only.
+//! rings back out of a queue. It opens the queues of this device and of this initialization only.
 
 mod controls;
 mod errors;
@@ -43,12 +43,12 @@ pub use queue_reset::{QueueQuiesced, RestartError};
 pub(crate) use suspend::sealed::Sealed as SealedQueues;
 pub use suspend::{Queues, SuspendError, SuspendFailure, Suspended, Unsuspended};
 
-/// One initialisation of one device, told from every other.
+/// One initialization of one device, told from every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(usize);
 
 impl Epoch {
-    /// `None` when they are used up, after 2^32 initialisations on the smallest machines.
+    /// `None` when they are used up, after 2^32 initializations on the smallest machines.
     pub(crate) fn new() -> Option<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let step = |n: usize| n.checked_add(1);
@@ -59,7 +59,7 @@ impl Epoch {
 }
 
 /// Proof that a device has been reset and has confirmed it: it uses no memory of this
-/// initialisation any more (VIRTIO 1.4, 2.4).
+/// initialization any more (VIRTIO 1.4, 2.4).
 #[derive(Debug)]
 pub struct Quiesced(Epoch);
 
@@ -137,7 +137,7 @@ impl<P: Platform, T: Transport> Reset<P, T> {
         let Some(epoch) = Epoch::new() else {
             return Err(InitError {
                 transport,
-                why: InitFailure::TooManyInitialisations,
+                why: InitFailure::TooManyInitializations,
             });
         };
         let mut status = Status::ACKNOWLEDGE;
@@ -379,7 +379,7 @@ impl<P: Platform, B: DmaBuf> PendingQueue<P, B> {
     /// The queue, now that its device is live.
     ///
     /// # Errors
-    /// The queue, when `live` is another device, or another initialisation of this one, or was told
+    /// The queue, when `live` is another device, or another initialization of this one, or was told
     /// to reset.
     pub fn start<T: Transport>(self, live: &Live<P, T>) -> Result<Virtqueue<P, B>, Self> {
         if self.0.epoch() == live.epoch && !live.resetting {

@@ -95,7 +95,7 @@ impl QueueConfig {
     }
 }
 
-/// Makes queues of one device in one initialisation.
+/// Makes queues of one device in one initialization.
 pub(super) struct Maker<'a, P: Platform, T: Transport> {
     pub(super) transport: &'a mut T,
     pub(super) platform: &'a P,

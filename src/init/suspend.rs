@@ -27,7 +27,7 @@ use crate::virtqueue::Virtqueue;
 pub(crate) mod sealed {
     /// What a suspension asks of queues.
     pub trait Sealed {
-        /// How many there are; `None` when one is not of this initialisation.
+        /// How many there are; `None` when one is not of this initialization.
         fn count(&self, epoch: usize) -> Option<usize>;
 
         /// Tells the device of what it has, as far as it wants to be told.
@@ -133,7 +133,7 @@ pub enum SuspendFailure {
         /// Queues that are set up.
         set_up: usize,
     },
-    /// One of the queues is not of this device and initialisation.
+    /// One of the queues is not of this device and initialization.
     ForeignQueue,
     /// The device asks for a reset: it cannot be suspended, or resumed.
     NeedsReset,

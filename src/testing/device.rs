@@ -69,7 +69,7 @@ type KickHook = Arc<dyn Fn(&FakeDevice, QueueIndex) + Send + Sync>;
 
 /// A device of any type: the test's end of it. Clones are the same device.
 ///
-/// It is strict: a driver that leaves the initialisation sequence, rings a doorbell early or
+/// It is strict: a driver that leaves the initialization sequence, rings a doorbell early or
 /// breaks a rule of the ring is caught where it does so. And it is obliging: queues, features,
 /// configuration and refusals are as the test sets them.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ pub type InPlace = Fake<Direct>;
 /// A bounce buffer for the device to write is full of [`POISON`](super::POISON) before it writes.
 pub type Bouncing = Fake<Bounce>;
 
-/// A platform whose pages are not neighbours: a mapping ends where a page ends, so that a longer
+/// A platform whose pages are not neighbors: a mapping ends where a page ends, so that a longer
 /// buffer needs several. In place, and unmapped.
 pub type Discontiguous = Fake<Pages>;
 

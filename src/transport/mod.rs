@@ -1,6 +1,6 @@
 //! How a device is reached: registers, capabilities, interrupts, doorbells.
 //!
-//! A [`Transport`] serves the initialisation sequence and the control path. The data path never
+//! A [`Transport`] serves the initialization sequence and the control path. The data path never
 //! touches it: enabling a queue returns a [`Doorbell`], a plain value that rings without reading a
 //! register, and [`Transport::take_isr`] returns an [`Isr`], a plain value that an interrupt
 //! handler can hold.
@@ -251,7 +251,7 @@ impl fmt::Display for TransportError {
 
 impl core::error::Error for TransportError {}
 
-/// A device as initialisation and the control path see it. Object-safe.
+/// A device as initialization and the control path see it. Object-safe.
 ///
 /// # For implementors
 /// What a transport *reads* is the device's word, and is checked by whoever uses it. What it is

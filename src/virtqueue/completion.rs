@@ -31,7 +31,7 @@ impl Ticket {
 
 /// A buffer that the device has returned.
 ///
-/// Bytes beyond [`written`](Self::written) are as the device left them: initialised, and without
+/// Bytes beyond [`written`](Self::written) are as the device left them: initialized, and without
 /// meaning (VIRTIO 1.4, 2.7.8.2).
 #[must_use = "the buffer is in it"]
 pub struct Completion<'q, B> {

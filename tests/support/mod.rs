@@ -137,7 +137,7 @@ macro_rules! every_ring {
 #[allow(unused_imports)] // as above
 pub(crate) use every_ring;
 
-/// Initialises the device and its first queue, accepting what it offers of [`RINGS`].
+/// Initializes the device and its first queue, accepting what it offers of [`RINGS`].
 pub(crate) fn start<P: Platform + Debug, B: DmaBuf + Debug>(
     platform: &P,
     device: &FakeDevice,

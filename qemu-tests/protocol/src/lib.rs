@@ -284,7 +284,7 @@ pub enum Event {
         /// `ecam` or `cf8`: how PCI configuration space is reached.
         pci_access: String,
     },
-    /// The device was found and initialised.
+    /// The device was found and initialized.
     Device {
         /// `0000:00:02.0`.
         address: String,

@@ -368,7 +368,7 @@ pub struct Driver<P: Platform, T: Transport, M: StableBytesMut> {
 }
 
 impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
-    /// Initialises the device, private state on the heap. It has no receive buffers yet:
+    /// Initializes the device, private state on the heap. It has no receive buffers yet:
     /// [`Receiver::refill`].
     ///
     /// # Errors
@@ -384,7 +384,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
         })
     }
 
-    /// Initialises the device, private state in memory that is lent.
+    /// Initializes the device, private state in memory that is lent.
     ///
     /// # Errors
     /// As [`new`](Self::new).

@@ -88,7 +88,7 @@ impl Chain {
     }
 }
 
-// SAFETY: the bytes are on the heap, initialised, owned, and named from a mutable borrow.
+// SAFETY: the bytes are on the heap, initialized, owned, and named from a mutable borrow.
 unsafe impl DmaBuf for Chain {
     fn count(&self) -> usize {
         self.0.len()

@@ -1,6 +1,6 @@
 //! The registers of a fake device, and the state machine behind them.
 //!
-//! Each method is one access of the driver. The order of initialisation is VIRTIO 1.4, 3.1.1; the
+//! Each method is one access of the driver. The order of initialization is VIRTIO 1.4, 3.1.1; the
 //! ids of violations are those of the statements there (LC-002a to LC-002h are its eight steps).
 
 mod config;

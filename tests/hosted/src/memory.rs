@@ -334,7 +334,7 @@ impl Drop for PoolBuf {
     }
 }
 
-// SAFETY: the bytes are initialised, live in the region, and are this value's alone until it is
+// SAFETY: the bytes are initialized, live in the region, and are this value's alone until it is
 // dropped.
 unsafe impl StableBytes for PoolBuf {
     fn bytes(&self) -> (NonNull<u8>, usize) {
@@ -354,7 +354,7 @@ impl Deref for PoolBuf {
 
     fn deref(&self) -> &[u8] {
         let (ptr, len) = self.bytes();
-        // SAFETY: the bytes are initialised, and written by nobody while `self` is borrowed.
+        // SAFETY: the bytes are initialized, and written by nobody while `self` is borrowed.
         unsafe { std::slice::from_raw_parts(ptr.as_ptr(), len) }
     }
 }
@@ -362,7 +362,7 @@ impl Deref for PoolBuf {
 impl DerefMut for PoolBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         let (ptr, len) = self.bytes_mut();
-        // SAFETY: the bytes are initialised, and used by nobody else while `self` is borrowed.
+        // SAFETY: the bytes are initialized, and used by nobody else while `self` is borrowed.
         unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr(), len) }
     }
 }

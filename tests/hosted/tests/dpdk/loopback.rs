@@ -149,7 +149,7 @@ pub(crate) fn untouched<M: StableBytesMut>(pool: Vec<M>) -> Vec<M> {
     blocks.into_iter().map(Window::into_memory).collect()
 }
 
-/// From the first step of initialisation to a reset in the middle of traffic.
+/// From the first step of initialization to a reset in the middle of traffic.
 fn session<P: Platform + Debug, M: StableBytesMut + Debug>(
     rig: &Rig,
     cell: Cell,
