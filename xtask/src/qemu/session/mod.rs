@@ -172,9 +172,10 @@ fn run_phases(
     report: &mut Report,
     phases: &mut Phases<'_>,
 ) -> Result<(), Stop> {
-    let steer = args.steer()?;
+    // First of all: what an earlier run left there is not of this one.
     let dir = out.join(ARTIFACTS);
     fresh_dir(&dir)?;
+    let steer = args.steer()?;
     report.machine = args.machine.name().into();
 
     phases.next(report, "probe");
