@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -618,7 +619,11 @@ fn survives<P: Platform + Debug>(platform: &P, bus: &Bus, seed: u64, rounds: usi
                 inside -= came;
             }
             6 => {
-                let _ = queue.arm();
+                let _ = if rng.below(2) == 0 {
+                    queue.arm()
+                } else {
+                    queue.arm_delayed()
+                };
             }
             _ => queue.disarm(),
         }
@@ -713,5 +718,108 @@ fn bug_class_41_and_43_absurd_registers() {
     assert!(
         started > 0 && refused > 0,
         "{started} started, {refused} refused"
+    );
+}
+
+/// As [`survives`], with buffers of one segment, which go and come by the shortest way.
+fn survives_singles<P: Platform + Debug>(
+    platform: &P,
+    bus: &Bus,
+    seed: u64,
+    rounds: usize,
+) -> bool {
+    let mut features = FEATURES[(seed % 2) as usize];
+    for (bit, feature) in [RING_PACKED, IN_ORDER].into_iter().enumerate() {
+        if (seed / 8) >> bit & 1 == 1 {
+            features = features.with(feature);
+        }
+    }
+    let start_index = [0, 65_530][(seed / 2 % 2) as usize];
+    let device = FakeDevice::new(bus, DeviceId::NETWORK)
+        .offer(features)
+        .start_index(Q, start_index);
+    device.violations().set_lenient();
+    let size = match features.has(RING_PACKED) {
+        true => [1, 2, 3, 7, 16][(seed % 5) as usize],
+        false => 1 << (seed % 5),
+    };
+    let mut config = QueueConfig::new(size);
+    config.start_index = start_index;
+    let (live, mut queue) = start::<_, Writable<Box<[u8]>>>(platform, &device, &config);
+    let honesty = [97, 70][(seed / 4 % 2) as usize];
+    let mut hostile = HostileDevice::new(device.take_queue(Q).unwrap(), seed).honesty(honesty);
+    let mut rng = Rng::new(!seed);
+    let (mut made, mut out) = (0_u64, BTreeSet::new());
+    let mut moves = Vec::new();
+    for _ in 0..rounds {
+        // A buffer's length is its name.
+        let mut bufs = std::iter::from_fn(|| {
+            made += 1;
+            out.insert(made as usize);
+            Some(Writable(vec![0; made as usize].into()))
+        });
+        let before = queue.outstanding();
+        match rng.below(8) {
+            0 | 1 => match queue.submit(bufs.next().unwrap()) {
+                Ok(_) => (),
+                Err(rejected) => assert!(out.remove(&rejected.buf.0.len())),
+            },
+            2 => {
+                let some = rng.below(5) as usize;
+                let submitted = queue.submit_burst(&mut bufs.by_ref().take(some)).unwrap();
+                assert_eq!(usize::from(queue.outstanding() - before), submitted);
+            }
+            3 => queue.publish(),
+            4 => queue.kick(),
+            5 => {
+                let mut came = 0;
+                let drained = queue.drain(|done| {
+                    came += 1;
+                    assert!(done.written() <= done.claimed());
+                    let len = done.buf().0.len();
+                    assert!(done.written() as usize <= len && out.remove(&len), "{len}");
+                });
+                assert!(drained.is_err() || drained == Ok(came));
+                assert_eq!(usize::from(before - queue.outstanding()), came);
+            }
+            6 => match queue.next_completion() {
+                Ok(Some(done)) => assert!(out.remove(&done.into_buf().0.len())),
+                Ok(None) => (),
+                Err(fault) => assert_eq!(queue.fault(), Some(fault)),
+            },
+            _ => {
+                let _ = (queue.arm_delayed(), queue.arm());
+                queue.disarm();
+            }
+        }
+        moves.extend((0..rng.below(3)).map(|_| hostile.step()));
+        let (inside, free) = (queue.outstanding(), queue.free());
+        assert_eq!(usize::from(inside), out.len(), "seed {seed}: {moves:?}");
+        if queue.fault().is_none() {
+            assert_eq!(inside + free, size, "seed {seed}: {moves:?}");
+        }
+    }
+    let broken = queue.fault().is_some();
+    drop(hostile);
+    let left: BTreeSet<_> = stop(live, queue).iter().map(|buf| buf.0.len()).collect();
+    assert_eq!(left, out, "seed {seed}: {moves:?}");
+    broken
+}
+
+#[test]
+fn a_seeded_villain_meets_buffers_of_one_segment() {
+    let (seeds, rounds) = if cfg!(miri) { (4, 60) } else { (400, 200) };
+    let mut broken = 0;
+    for seed in 0..seeds {
+        let platform = Bouncing::new();
+        broken += u64::from(survives_singles(&platform, platform.bus(), seed, rounds));
+        platform.assert_no_leaks();
+        let platform = InPlace::new();
+        broken += u64::from(survives_singles(&platform, platform.bus(), seed, rounds));
+        platform.assert_no_leaks();
+    }
+    assert!(
+        cfg!(miri) || broken > seeds,
+        "only {broken} runs met a fault"
     );
 }

@@ -209,6 +209,34 @@ fn one_segment_in_many_pieces_takes_a_table_where_the_ring_is_short() {
     }
 }
 
+#[test]
+fn a_segment_in_more_pieces_than_the_queue_ever_holds_is_not_to_be_tried_again() {
+    // One segment of nine pieces or ten: for the ring, and before or after that for a table.
+    let platform = Discontiguous::new(16);
+    for ring in RINGS {
+        for entries in [2, 4, 8] {
+            let config = config(8, 65_530).indirect(entries);
+            let mut rig = Indirect::new(&platform, ring, true, &config);
+            for shape in [&[(W, 129)][..], &[(W, 1), (W, 1), (W, 129)]] {
+                let buf = rig.maker.chunks(shape);
+                let rejected = rig.queue.submit(buf).unwrap_err();
+                let (needed, most) = (9, 8);
+                assert_eq!(rejected.why, Reject::TooManySegments { needed, most });
+            }
+            // What may fit later says how much it takes at least, and that is not there.
+            for _ in 0..3 {
+                rig.cost(1);
+            }
+            let buf = rig.maker.chunks(&[(W, 81)]);
+            let why = rig.queue.submit(buf).map_err(|rejected| rejected.why);
+            let full = Reject::Full { needed: 6, free: 5 };
+            assert_eq!(why.err(), (entries < 8).then_some(full));
+            rig.serve();
+            rig.finish(0);
+        }
+    }
+}
+
 /// Defends: SP-006, PK-011.
 #[test]
 fn bug_class_18_no_table_where_it_was_not_negotiated() {

@@ -600,6 +600,32 @@ fn restart_fails<K: Kind>(platform: &Fake<K>, ring: Features) {
     two.finish();
 }
 
+#[test]
+fn what_a_queue_reset_withdraws_is_counted_as_no_completion() {
+    for ring in RINGS {
+        let platform = InPlace::new();
+        let config = QueueConfig::new(8);
+        let mut two = two(&platform, Feature::RING_RESET | ring, &config);
+        two.submit(0, 3);
+        two.queues[0].kick();
+        assert_eq!(two.round(0), 3);
+        two.submit(0, 2);
+        platform.fail_nth_alloc(0);
+        let restarted = two.live.restart_queue(&mut two.queues[0], &config, |_| ());
+        assert!(restarted.is_err());
+        let (queue, counters) = (&two.queues[0], two.queues[0].counters());
+        assert_eq!(
+            (queue.fault(), queue.outstanding()),
+            (Some(Fault::Stopped), 0)
+        );
+        assert_eq!((counters.submitted, counters.completed), (5, 3));
+        two.live
+            .restart_queue(&mut two.queues[0], &config, |_| panic!("twice"))
+            .unwrap();
+        two.finish();
+    }
+}
+
 fn storage(slots: usize, mappings: usize) -> QueueStorage<Chunks> {
     QueueStorage {
         slots: Vec::leak((0..slots).map(|_| Slot::new()).collect()),

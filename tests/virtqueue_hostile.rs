@@ -6,7 +6,8 @@ mod support;
 
 use vring::features::{Feature, Wish};
 use vring::init;
-use vring::testing::{Bouncing, Fake, Kind, QueueDevice};
+use vring::platform::DmaAddr;
+use vring::testing::{Bouncing, Fake, Kind, QueueDevice, ResetAnswer};
 use vring::virtqueue::Fault;
 
 use rig::{Chunks, Maker, R, Rig, W, config, every_platform, reply, scaled};
@@ -207,4 +208,73 @@ fn length_lies<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
     rig.full_round();
     rig.finish(0);
+}
+
+/// Of a queue that a device broke, or its driver stopped, no descriptor, entry or index changes any
+/// more: what was not published stays so.
+#[test]
+fn bug_class_45_a_broken_queue_makes_nothing_available() {
+    every_ring!(nothing_available);
+}
+
+fn nothing_available<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    for start in [0, 65_533] {
+        let features = ring.features.with(Feature::RING_RESET);
+        for parked in [false, true] {
+            let mut rig = Rig::new(platform, features, &config(8, start));
+            rig.full_round();
+            for published in [true, false] {
+                let buf = rig.maker.chain(2);
+                rig.queue.submit(buf).unwrap();
+                if published {
+                    rig.queue.publish();
+                }
+            }
+            if parked {
+                platform.set_patience(2);
+                rig.device.set_queue_reset(ResetAnswer::Never);
+                let again = config(8, start);
+                let restarted = rig.live.restart_queue(&mut rig.queue, &again, |_| panic!());
+                assert!(restarted.is_err());
+            } else {
+                rig.device.with_queue(Q, |queue| queue.forge_used(77, 0));
+                assert!(rig.queue.next_completion().is_err());
+            }
+            let fault = rig.queue.fault();
+            let (kicks, counters) = (rig.device.kicks(Q), rig.queue.counters());
+            let ring = |rig: &Rig<K>| {
+                let areas = rig.queue.areas();
+                let mut desc = [0; 8 * 16];
+                rig.platform.bus().read(areas.desc, &mut desc);
+                // Entries and index. What asks for interrupts, or for none, is advice.
+                let mut avail = [0; 2 + 8 * 2];
+                if !features.has(Feature::RING_PACKED) {
+                    let entries = DmaAddr(areas.driver.0 + 2);
+                    rig.platform.bus().read(entries, &mut avail);
+                }
+                (desc, avail)
+            };
+            let before = ring(&rig);
+            for _ in 0..3 {
+                let buf = rig.maker.chain(1);
+                assert!(rig.queue.submit(buf).is_err());
+                let mut bufs = [rig.maker.chain(1)].into_iter();
+                assert_eq!(rig.queue.submit_burst(&mut bufs).unwrap(), 0);
+                rig.queue.publish();
+                rig.queue.kick();
+                assert!(rig.queue.arm() && rig.queue.arm_delayed());
+                rig.queue.disarm();
+                assert!(rig.queue.next_completion().is_err());
+                assert!(rig.queue.drain(|_| panic!("it is broken")).is_err());
+                assert_eq!((rig.queue.fault(), rig.queue.free()), (fault, 0));
+            }
+            assert_eq!(
+                (rig.device.kicks(Q), rig.queue.counters()),
+                (kicks, counters)
+            );
+            assert!(ring(&rig) == before, "something was written");
+            assert_eq!(rig.queue.outstanding(), 2);
+            rig.finish(2);
+        }
+    }
 }

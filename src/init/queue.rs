@@ -9,7 +9,7 @@ use crate::features::{Feature, Features};
 use crate::platform::{DmaError, Platform};
 use crate::ring::core::{Memory, Ring, RingOptions};
 use crate::ring::layout::{self, USED_ALIGN_SIZE};
-use crate::ring::storage::{Slot, Storage};
+use crate::ring::storage::{MOST_IN_TABLE, Slot, Storage};
 use crate::shared::{CellMemory, PackedMemory, SplitMemory, TableMemory};
 use crate::transport::{QueueIndex, Transport, TransportError};
 use crate::virtqueue::{MappingSlot, Parts, QueueStorage, Virtqueue};
@@ -251,10 +251,13 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     }
 
     /// Descriptors of an indirect table: no chain is longer than the queue (VIRTIO 1.4,
-    /// 2.7.5.3.1).
+    /// 2.7.5.3.1), nor than a slot can tell of a table.
     fn table_entries(&self, size: u16, config: &QueueConfig) -> u16 {
         if self.features.has(Feature::INDIRECT_DESC) {
-            config.indirect.min(config.longest_of(size))
+            config
+                .indirect
+                .min(config.longest_of(size))
+                .min(MOST_IN_TABLE)
         } else {
             0
         }
@@ -393,3 +396,31 @@ const TOO_LARGE: QueueError = QueueError::Memory(DmaError::OutOfMemory {
     size: usize::MAX,
     align: 1,
 });
+
+#[cfg(all(test, feature = "test-util", not(vring_loom)))]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeDevice, InPlace};
+    use crate::transport::DeviceId;
+
+    #[test]
+    fn a_slot_can_tell_how_many_pieces_the_longest_table_holds() {
+        let platform = InPlace::new();
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK);
+        let maker = Maker {
+            transport: &mut device.transport(),
+            platform: &platform,
+            features: Features::of(&[Feature::INDIRECT_DESC]),
+            epoch: Epoch::new().unwrap(),
+        };
+        let config = QueueConfig::new(layout::MAX_QUEUE_SIZE).indirect(u16::MAX);
+        let mut slot = Slot::<()>::new();
+        for size in [2, 3, 1 << 14, layout::MAX_QUEUE_SIZE] {
+            let most = maker.table_entries(size, &config);
+            for (pieces, table) in [(most, true), (2, true), (size, false), (1, false)] {
+                slot.set_pieces(pieces, table);
+                assert_eq!(slot.pieces(), (pieces, table));
+            }
+        }
+    }
+}

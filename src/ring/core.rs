@@ -101,6 +101,8 @@ struct Broken {
     fault: Fault,
     next: u64,
     completed: u64,
+    /// The chains that had not come back were withdrawn.
+    emptied: bool,
 }
 
 /// A chain that came back.
@@ -203,6 +205,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Chains with the device, or on their way to it.
     #[inline]
     pub(crate) fn outstanding(&self) -> u16 {
+        if self.fault.is_some_and(|broken| broken.emptied) {
+            return 0;
+        }
         let (next, completed) = self.running();
         next.wrapping_sub(completed) as u16
     }
@@ -411,6 +416,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             fault,
             next: counts.next,
             completed: counts.completed,
+            emptied: false,
         });
         // No room, nothing to publish or to kick for, and nothing was published that could come back.
         counts.free = 0;
@@ -432,7 +438,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     #[cold]
     pub(crate) fn emptied(&mut self) {
         if let Some(broken) = &mut self.fault {
-            broken.completed = broken.next;
+            broken.emptied = true;
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) const HEADER: u32 = 1 << 17;
 pub(crate) const DESCRIPTORS: u32 = (1 << 16) - 1;
 /// The most pieces that a chain has in the ring; one in a table has fewer.
 const INDIRECT: u16 = 0x8000;
+/// The most pieces that a chain has in a table.
+pub(crate) const MOST_IN_TABLE: u16 = INDIRECT - 1;
 
 impl<T> Slot<T> {
     /// An empty slot.

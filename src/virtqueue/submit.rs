@@ -122,10 +122,21 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         {
             // The platform made more pieces than there are segments: the other place may do.
             laying.0.unwind(head, chain);
+            let held = chain.pieces;
             if !table {
-                laying.0.ring.retract(chain.pieces);
+                laying.0.ring.retract(held);
             }
             laid = laying.0.lay(header, segments, reply, head, !table);
+            // Neither does: the one with more room tells more of what the chain takes.
+            if let Err(Abandoned {
+                full: true,
+                ref mut why,
+                ref chain,
+            }) = laid
+                && chain.pieces < held
+            {
+                *why = laying.0.full(usize::from(held).wrapping_add(1));
+            }
         }
         if let Err(Abandoned { ref chain, .. }) = laid {
             laying.0.unwind(head, chain);
