@@ -1,7 +1,8 @@
 //! A PCI function in memory: configuration space that judges every access, and the registers of a
 //! virtio device behind it. A wrong width, a write to what is read-only, or a rule broken stops
 //! the test where it happens.
-#![allow(dead_code, unreachable_pub, unused_imports)] // each test file uses its part
+// Each test program uses its part.
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod config;
 pub mod device;

@@ -1,6 +1,7 @@
 //! A driver and a fake device, started: what several tests begin with.
 
-#![allow(dead_code)] // each test uses its part
+// Each test program uses its part.
+#![allow(dead_code)]
 
 use std::fmt::Debug;
 
@@ -114,7 +115,8 @@ impl Drop for Naming {
     }
 }
 
-#[allow(unused_macros)] // each test uses its part
+// Each test program uses its part.
+#[allow(unused_macros)]
 /// Runs a generic function on each kind of platform and each kind of ring, with arguments behind.
 /// Where Miri does it, each ring has one platform, and each platform rings of both formats; none has
 /// pages, as for [`every_platform`](super::rig::every_platform).
@@ -134,7 +136,8 @@ macro_rules! every_ring {
         }
     };
 }
-#[allow(unused_imports)] // as above
+// Each test program uses its part.
+#[allow(unused_imports)]
 pub(crate) use every_ring;
 
 /// Initializes the device and its first queue, accepting what it offers of [`RINGS`].

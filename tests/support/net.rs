@@ -1,6 +1,7 @@
 //! A network device between two drivers, or between a driver and a test.
 
-#![allow(dead_code)] // each test uses its part
+// Each test program uses its part.
+#![allow(dead_code)]
 
 use vring::device::net::{self, Driver, Options, RECEIVE_QUEUE, RefillFailure, TRANSMIT_QUEUE};
 use vring::features::{Feature, Features};

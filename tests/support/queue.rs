@@ -1,7 +1,8 @@
 //! Buffers of any shape that count themselves, a driver with its device, and what a queue looks
 //! like from outside.
 
-#![allow(dead_code)] // each test uses its part
+// Each test program uses its part.
+#![allow(dead_code)]
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -296,7 +297,8 @@ pub(crate) struct Snapshot {
     device: Vec<u8>,
 }
 
-#[allow(unused_macros)] // as above
+// Each test program uses its part.
+#[allow(unused_macros)]
 /// Runs a generic function on each kind of platform, with arguments behind it. Under Miri a buffer
 /// lies at any address, and so may take one small page more than its length tells: there,
 /// platforms with pages are for tests that ask for one.
@@ -309,7 +311,8 @@ macro_rules! every_platform {
         }
     }};
 }
-#[allow(unused_imports)] // as above
+// Each test program uses its part.
+#[allow(unused_imports)]
 pub(crate) use every_platform;
 
 /// Less work where Miri does it.
