@@ -482,9 +482,7 @@ impl<P: Platform, M: StableBytesMut> Traffic<'_, P, M> {
 
     /// Fills both queues, so that a reset finds the device at work.
     fn leave_frames_under_way(&mut self) {
-        self.harvest();
-        self.refill();
-        self.send(u64::MAX / 2, u64::MAX, u64::MAX);
+        self.fill();
         let mut patience = Patience::new();
         let before = self.received;
         while self.received == before {
@@ -493,7 +491,23 @@ impl<P: Platform, M: StableBytesMut> Traffic<'_, P, M> {
                 self.stalled("nothing happens");
             }
         }
-        self.refill();
-        self.send(u64::MAX / 2, u64::MAX, u64::MAX);
+        self.fill();
+    }
+
+    /// Fills both queues. In a tiny ring the first chain may be one that never fits: then it is the
+    /// turn of another.
+    fn fill(&mut self) {
+        let mut patience = Patience::new();
+        loop {
+            let happened = self.harvest();
+            self.refill();
+            let sent = self.send(u64::MAX / 2, u64::MAX, u64::MAX);
+            if self.under_way() != 0 {
+                break;
+            }
+            if !patience.goes_on(happened || sent) {
+                self.stalled("nothing can be sent");
+            }
+        }
     }
 }
