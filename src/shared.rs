@@ -18,8 +18,14 @@
 //! `--cfg vring_loom` they are loom's, so that a model checker runs everything above it, this file
 //! too, as it is.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
+
+#[cfg(not(vring_loom))]
+use core::sync::atomic::AtomicU64;
+#[cfg(vring_loom)]
+use loom::sync::atomic::AtomicU64;
 
 use crate::dma::DmaRegion;
 use crate::platform::{DmaAddr, Platform};
@@ -56,12 +62,19 @@ enum Shape {
 
 /// The three areas of a split ring in one block.
 pub(crate) struct SplitMemory<P: Platform> {
+    words: SplitWords<'static>,
+    layout: layout::Layout,
+    region: DmaRegion<P>,
+}
+
+/// The words of a split ring: a copy of its pointers, for as long as its memory is borrowed, so that
+/// a burst has them in registers.
+pub(crate) struct SplitWords<'a> {
     desc: Area,
     avail: Area,
     used: Area,
     mask: u32,
-    layout: layout::Layout,
-    region: DmaRegion<P>,
+    memory: PhantomData<&'a ()>,
 }
 
 // SAFETY: the pointers lie in the region, which may move between threads.
@@ -83,20 +96,30 @@ impl<P: Platform> SplitMemory<P> {
             // is at least that large.
             unsafe { region.ptr().add(offset) }
         };
-        Ok(Self {
+        let words = SplitWords {
             desc: Area::new(at(layout.desc), Shape::Descriptors, num.into()),
             avail: Area::new(at(layout.avail), Shape::Available, num.into()),
             used: Area::new(at(layout.used), Shape::Used, num.into()),
             mask: u32::from(num) - 1,
+            memory: PhantomData,
+        };
+        Ok(Self {
+            words,
             layout,
             region,
         })
     }
 
-    /// Queue size less one.
-    #[inline]
-    pub(crate) fn mask(&self) -> u16 {
-        self.mask as u16
+    /// Its words.
+    #[inline(always)] // a few loads, of what is used
+    pub(crate) fn words(&self) -> SplitWords<'_> {
+        SplitWords {
+            desc: self.words.desc.again(),
+            avail: self.words.avail.again(),
+            used: self.words.used.again(),
+            mask: self.words.mask,
+            memory: PhantomData,
+        }
     }
 
     /// Bytes of the block.
@@ -124,7 +147,22 @@ impl<P: Platform> SplitMemory<P> {
     ) -> Result<Doorbell, TransportError> {
         // SAFETY: the areas are those of this ring, and its owners (`Virtqueue` and those before
         // it) leak it rather than drop it without proof of a reset.
-        unsafe { transport.enable_queue(queue, self.mask() + 1, &self.areas(), vector) }
+        unsafe { transport.enable_queue(queue, self.words.mask() + 1, &self.areas(), vector) }
+    }
+
+    /// The three areas, for a device in a model.
+    #[cfg(all(test, vring_loom))]
+    pub(crate) fn model(&self) -> [Area; 3] {
+        let words = self.words();
+        [words.desc, words.avail, words.used]
+    }
+}
+
+impl SplitWords<'_> {
+    /// Queue size less one.
+    #[inline]
+    pub(crate) fn mask(&self) -> u16 {
+        self.mask as u16
     }
 
     /// Writes a descriptor: two stores.
@@ -205,26 +243,148 @@ impl<P: Platform> SplitMemory<P> {
         let len = unsafe { self.used.get_u32(offset + 4) };
         (id, len)
     }
+}
 
-    /// The three areas, for a device in a model.
-    #[cfg(all(test, vring_loom))]
-    pub(crate) fn model(&self) -> [Area; 3] {
-        [self.desc.clone(), self.avail.clone(), self.used.clone()]
+/// Entries of the available ring that follow each other.
+pub(crate) struct AvailRun<'a> {
+    avail: Area,
+    /// The next one, and the end: offsets in the area.
+    at: usize,
+    end: usize,
+    memory: PhantomData<&'a ()>,
+}
+
+impl SplitWords<'_> {
+    /// The entries from an index on: `most` of them, or those up to the end of the ring.
+    #[inline(always)] // so that it is in registers
+    pub(crate) fn avail_run(&self, index: u32, most: u32) -> AvailRun<'_> {
+        let first = (index & self.mask) as usize;
+        let num = (most as usize).min((self.mask as usize).wrapping_sub(first).wrapping_add(1));
+        let at = first.wrapping_mul(2).wrapping_add(4);
+        AvailRun {
+            avail: self.avail.again(),
+            at,
+            end: at.wrapping_add(num.wrapping_mul(2)),
+            memory: PhantomData,
+        }
+    }
+
+    /// The used elements from an index on: `most` of them, or those up to the end of the ring.
+    #[inline(always)] // so that it is in registers
+    pub(crate) fn used_run(&self, index: u32, most: u32) -> UsedRun<'_> {
+        let first = (index & self.mask) as usize;
+        let num = (most as usize).min((self.mask as usize).wrapping_sub(first).wrapping_add(1));
+        let at = first.wrapping_mul(8).wrapping_add(4);
+        UsedRun {
+            used: self.used.again(),
+            at,
+            end: at.wrapping_add(num.wrapping_mul(8)),
+            memory: PhantomData,
+        }
     }
 }
 
-/// Tells the compiler that no position is beyond its ring.
+impl AvailRun<'_> {
+    /// Whether there is no other.
+    #[inline(always)] // a comparison
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at == self.end
+    }
+
+    /// Writes the next one, if there is one.
+    #[inline(always)] // one store
+    pub(crate) fn push(&mut self, head: u16) {
+        if !self.is_empty() {
+            // SAFETY: invariants 1 and 2: from the first entry to the end of the run, which is not
+            // behind that of the ring, by steps of one entry.
+            unsafe { self.avail.set_u16(self.at, head) };
+            self.at = self.at.wrapping_add(2);
+        }
+    }
+}
+
+/// Used elements that follow each other.
+pub(crate) struct UsedRun<'a> {
+    used: Area,
+    /// The next one, and the end: offsets in the area.
+    at: usize,
+    end: usize,
+    memory: PhantomData<&'a ()>,
+}
+
+impl UsedRun<'_> {
+    /// Reads the next one, if there is one: id and length, each once.
+    #[inline(always)] // two loads
+    pub(crate) fn next(&mut self) -> Option<(u32, u32)> {
+        if self.at == self.end {
+            return None;
+        }
+        let at = self.at;
+        // SAFETY: invariants 1 and 2: from the first element to the end of the run, which is not
+        // behind that of the ring, by steps of one element.
+        let id = unsafe { self.used.get_u32(at) };
+        // SAFETY: as above; an element has two words.
+        let len = unsafe { self.used.get_u32(at.wrapping_add(4)) };
+        self.at = at.wrapping_add(8);
+        Some((id, len))
+    }
+}
+
+/// Tells the compiler that the end of a ring is a rare place.
 #[cold]
 fn beyond() {}
 
 /// A packed ring in one block.
 pub(crate) struct PackedMemory<P: Platform> {
+    words: PackedWords<'static>,
+    layout: layout::PackedLayout,
+    region: DmaRegion<P>,
+}
+
+/// The words of a packed ring, as [`SplitWords`].
+pub(crate) struct PackedWords<'a> {
     desc: Area,
     driver: Area,
     device: Area,
-    num: u32,
-    layout: layout::PackedLayout,
-    region: DmaRegion<P>,
+    /// Bytes of the table.
+    size: usize,
+    memory: PhantomData<&'a ()>,
+}
+
+/// The place of a descriptor in a packed ring's table. It may be beyond the table's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// In bytes: a multiple of [`DESCRIPTOR`].
+    offset: usize,
+}
+
+/// Bytes of a descriptor.
+const DESCRIPTOR: usize = 16;
+
+impl Place {
+    /// Place `index`, from 0.
+    #[inline]
+    pub(crate) const fn new(index: u32) -> Self {
+        Self {
+            offset: (index as usize).wrapping_mul(DESCRIPTOR),
+        }
+    }
+
+    /// From 0.
+    #[inline]
+    pub(crate) const fn index(self) -> u32 {
+        (self.offset / DESCRIPTOR) as u32
+    }
+
+    /// The place `by` descriptors on.
+    #[inline]
+    pub(crate) const fn on(self, by: u32) -> Self {
+        Self {
+            offset: self
+                .offset
+                .wrapping_add((by as usize).wrapping_mul(DESCRIPTOR)),
+        }
+    }
 }
 
 // SAFETY: the pointers lie in the region, which may move between threads.
@@ -244,20 +404,30 @@ impl<P: Platform> PackedMemory<P> {
             // is at least that large.
             unsafe { region.ptr().add(offset) }
         };
-        Ok(Self {
+        let words = PackedWords {
             desc: Area::new(at(layout.desc), Shape::PackedDescriptors, num.into()),
             driver: Area::new(at(layout.driver), Shape::Event, 1),
             device: Area::new(at(layout.device), Shape::Event, 1),
-            num: num.into(),
+            size: usize::from(num) * DESCRIPTOR,
+            memory: PhantomData,
+        };
+        Ok(Self {
+            words,
             layout,
             region,
         })
     }
 
-    /// Queue size.
-    #[inline]
-    pub(crate) fn num(&self) -> u16 {
-        self.num as u16
+    /// Its words.
+    #[inline(always)] // a few loads, of what is used
+    pub(crate) fn words(&self) -> PackedWords<'_> {
+        PackedWords {
+            desc: self.words.desc.again(),
+            driver: self.words.driver.again(),
+            device: self.words.device.again(),
+            size: self.words.size,
+            memory: PhantomData,
+        }
     }
 
     /// Bytes of the block.
@@ -283,70 +453,66 @@ impl<P: Platform> PackedMemory<P> {
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError> {
         // SAFETY: as for a split ring.
-        unsafe { transport.enable_queue(queue, self.num(), &self.areas(), vector) }
+        unsafe { transport.enable_queue(queue, self.words.num(), &self.areas(), vector) }
     }
 
-    /// Where the descriptor at a position is; there is none beyond the ring.
-    #[inline(always)] // folds into the access
-    fn offset(&self, at: u32) -> Option<usize> {
-        if at < self.num {
-            return Some(at as usize * 16);
+    /// The three areas, for a device in a model.
+    #[cfg(all(test, vring_loom))]
+    pub(crate) fn model(&self) -> [Area; 3] {
+        let words = self.words();
+        [words.desc, words.driver, words.device]
+    }
+}
+
+impl PackedWords<'_> {
+    /// Queue size.
+    #[inline]
+    pub(crate) fn num(&self) -> u16 {
+        (self.size / DESCRIPTOR) as u16
+    }
+
+    /// The descriptor at a place, which is brought back into the table first when it is beyond the
+    /// end; whether it was.
+    #[inline(always)] // a comparison
+    pub(crate) fn descriptor(&self, at: &mut Place) -> (PackedDescriptor<'_>, bool) {
+        let wraps = at.offset >= self.size;
+        if wraps {
+            beyond();
+            // The table is not empty.
+            at.offset = at.offset.checked_rem(self.size).unwrap_or(0);
         }
-        beyond();
-        None
-    }
-
-    /// Writes a descriptor: address; then length, id and flags.
-    #[inline(always)] // two stores
-    pub(crate) fn set_descriptor(&self, at: u32, addr: u64, second: u64) {
-        if let Some(offset) = self.offset(at) {
-            // SAFETY: invariants 1 and 2: a descriptor of the ring.
-            unsafe { self.desc.set_u64(offset, addr) };
-            // SAFETY: as above; it has two words.
-            let word = unsafe { self.desc.word_u64(offset + 8) };
-            word.store(second.to_le(), Ordering::Relaxed);
-        }
-    }
-
-    /// Writes the first word of a descriptor: the address.
-    #[inline(always)] // one store
-    pub(crate) fn set_addr(&self, at: u32, addr: u64) {
-        if let Some(offset) = self.offset(at) {
-            // SAFETY: invariants 1 and 2: a descriptor of the ring.
-            unsafe { self.desc.set_u64(offset, addr) };
-        }
-    }
-
-    /// Writes the second word of a descriptor: length, id, flags.
-    #[inline(always)] // one store
-    pub(crate) fn set_word(&self, at: u32, second: u64) {
-        if let Some(offset) = self.offset(at) {
-            // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
-            let word = unsafe { self.desc.word_u64(offset + 8) };
-            word.store(second.to_le(), Ordering::Relaxed);
-        }
-    }
-
-    /// Writes the second word of a descriptor: everything written before is visible to who reads
-    /// it.
-    #[inline(always)] // one store
-    pub(crate) fn set_word_release(&self, at: u32, second: u64) {
-        if let Some(offset) = self.offset(at) {
-            // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
-            let word = unsafe { self.desc.word_u64(offset + 8) };
-            word.store(second.to_le(), Ordering::Release);
-        }
-    }
-
-    /// Reads the second word of a descriptor: everything the device wrote before is visible.
-    #[inline(always)] // one load
-    pub(crate) fn word_acquire(&self, at: u32) -> u64 {
-        let Some(offset) = self.offset(at) else {
-            return 0;
+        let descriptor = PackedDescriptor {
+            desc: &self.desc,
+            offset: at.offset,
         };
-        // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
-        let word = unsafe { self.desc.word_u64(offset + 8) };
-        u64::from_le(word.load(Ordering::Acquire))
+        (descriptor, wraps)
+    }
+
+    /// `N` descriptors from a place on, if all are in the table.
+    #[inline(always)] // a comparison
+    pub(crate) fn descriptors<const N: usize>(
+        &self,
+        at: Place,
+    ) -> Option<[PackedDescriptor<'_>; N]> {
+        if at.offset > self.size.checked_sub(N.wrapping_mul(DESCRIPTOR))? {
+            return None;
+        }
+        Some(core::array::from_fn(|k| PackedDescriptor {
+            desc: &self.desc,
+            offset: at.offset.wrapping_add(k.wrapping_mul(DESCRIPTOR)),
+        }))
+    }
+
+    /// The descriptors from a place on: `most` of them, or those up to the end of the ring.
+    #[inline(always)] // so that it is in registers
+    pub(crate) fn run(&self, at: Place, most: u32) -> PackedRun<'_> {
+        let most = (most as usize).wrapping_mul(DESCRIPTOR);
+        let left = self.size.saturating_sub(at.offset);
+        PackedRun {
+            desc: self.desc.again(),
+            end: at.offset.wrapping_add(most.min(left)),
+            memory: PhantomData,
+        }
     }
 
     /// Writes the driver's event structure: `off_wrap` in the low half, flags in the high one.
@@ -364,12 +530,83 @@ impl<P: Platform> PackedMemory<P> {
         let word = unsafe { self.device.word_u32(0) };
         u32::from_le(word.load(Ordering::Relaxed))
     }
+}
 
-    /// The three areas, for a device in a model.
-    #[cfg(all(test, vring_loom))]
-    pub(crate) fn model(&self) -> [Area; 3] {
-        let (driver, device) = (self.driver.clone(), self.device.clone());
-        [self.desc.clone(), driver, device]
+/// A descriptor of a packed ring.
+pub(crate) struct PackedDescriptor<'a> {
+    desc: &'a Area,
+    /// In the table, which ends a whole descriptor behind it or later.
+    offset: usize,
+}
+
+impl PackedDescriptor<'_> {
+    /// Writes it: address; then length, id and flags.
+    #[inline(always)] // two stores
+    pub(crate) fn set(&self, addr: u64, second: u64) {
+        self.set_addr(addr);
+        self.set_word(second);
+    }
+
+    /// Writes the first word: the address.
+    #[inline(always)] // one store
+    pub(crate) fn set_addr(&self, addr: u64) {
+        // SAFETY: invariants 1 and 2: a descriptor of the ring.
+        unsafe { self.desc.set_u64(self.offset, addr) };
+    }
+
+    #[inline(always)] // an address
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
+        unsafe { self.desc.word_u64(self.offset + 8) }
+    }
+
+    /// Writes the second word: length, id, flags.
+    #[inline(always)] // one store
+    pub(crate) fn set_word(&self, second: u64) {
+        self.word().store(second.to_le(), Ordering::Relaxed);
+    }
+
+    /// Writes the second word: everything written before is visible to who reads it.
+    #[inline(always)] // one store
+    pub(crate) fn set_word_release(&self, second: u64) {
+        let word = self.word();
+        word.store(second.to_le(), Ordering::Release);
+    }
+
+    /// Reads the second word: everything the device wrote before is visible.
+    #[inline(always)] // one load
+    pub(crate) fn word_acquire(&self) -> u64 {
+        let word = self.word();
+        u64::from_le(word.load(Ordering::Acquire))
+    }
+}
+
+/// Descriptors of a packed ring up to a place.
+pub(crate) struct PackedRun<'a> {
+    desc: Area,
+    /// An offset in the table, not behind its end.
+    end: usize,
+    memory: PhantomData<&'a ()>,
+}
+
+impl PackedRun<'_> {
+    /// Whether a place is in it.
+    #[inline(always)] // a comparison
+    pub(crate) fn has(&self, at: Place) -> bool {
+        at.offset < self.end
+    }
+
+    /// Writes a descriptor, if it is in the run: address; then length, id and flags.
+    #[inline(always)] // two stores
+    pub(crate) fn set_descriptor(&self, at: Place, addr: u64, second: u64) {
+        if self.has(at) {
+            // SAFETY: invariants 1 and 2: a descriptor before the end of the run, which is not
+            // behind that of the ring.
+            unsafe { self.desc.set_u64(at.offset, addr) };
+            // SAFETY: as above; it has two words.
+            let word = unsafe { self.desc.word_u64(at.offset + 8) };
+            word.store(second.to_le(), Ordering::Relaxed);
+        }
     }
 }
 

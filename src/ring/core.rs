@@ -24,10 +24,11 @@
 //! where the fault is kept.
 
 use super::counts::Counts;
-use super::format::{Format, Impossible, Poll};
-use super::packed::Packed;
-use super::split::Split;
-use super::storage::{DESCRIPTORS, HEADER, REPLY, Slot, Storage};
+use super::format::{Format, Impossible};
+use super::packed::PackedRing;
+use super::split::SplitRing;
+use super::storage::{HEADER, REPLY, Slot, Storage};
+use super::take::{Seen, Trouble, Used, in_batch};
 use crate::buffer::{DmaBuf, Segment};
 use crate::platform::Platform;
 use crate::shared::{PackedMemory, SplitMemory};
@@ -41,23 +42,34 @@ const NONE: u16 = u16::MAX;
 /// the choice costs (`tests/budget`), and makes queues of that format whatever was negotiated.
 pub(crate) enum AnyFormat<P: Platform> {
     #[cfg(not(vring_ring = "packed"))]
-    Split(Split<P>),
+    Split(SplitRing<P>),
     #[cfg(not(vring_ring = "split"))]
-    Packed(Packed<P>),
+    Packed(PackedRing<P>),
 }
 
 /// Does the same with either format.
 macro_rules! with_format {
     ($any:expr, $format:ident => $body:expr) => {
-        match $any {
-            #[cfg(not(vring_ring = "packed"))]
-            $crate::ring::core::AnyFormat::Split($format) => $body,
-            #[cfg(not(vring_ring = "split"))]
-            $crate::ring::core::AnyFormat::Packed($format) => $body,
-        }
+        $crate::ring::core::with_ring!($any, ring => {
+            let $format = &$crate::ring::format::Formatted::format(ring);
+            $body
+        })
     };
 }
 pub(crate) use with_format;
+
+/// Does the same with either ring.
+macro_rules! with_ring {
+    ($any:expr, $ring:ident => $body:expr) => {
+        match $any {
+            #[cfg(not(vring_ring = "packed"))]
+            $crate::ring::core::AnyFormat::Split($ring) => $body,
+            #[cfg(not(vring_ring = "split"))]
+            $crate::ring::core::AnyFormat::Packed($ring) => $body,
+        }
+    };
+}
+pub(crate) use with_ring;
 
 /// Where a ring's shared memory is.
 pub(crate) enum Memory<P: Platform> {
@@ -105,21 +117,6 @@ struct Broken {
     emptied: bool,
 }
 
-/// A chain that came back.
-pub(crate) struct Used<T> {
-    pub(crate) payload: T,
-    pub(crate) slot: u16,
-    pub(crate) number: u64,
-    /// Bytes written, by the device's word and no more than the chain holds.
-    pub(crate) written: u32,
-    /// Bytes written, by the device's word.
-    pub(crate) claimed: u32,
-    /// It had a reply cell.
-    pub(crate) reply: bool,
-    /// The device skipped it: the length is assumed.
-    pub(crate) assumed: bool,
-}
-
 /// What [`Ring::commit`] is told of a chain.
 pub(crate) struct ChainInfo {
     /// Its last slot.
@@ -162,9 +159,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         } = options;
         let num = match &memory {
             #[cfg(not(vring_ring = "packed"))]
-            Memory::Split(memory) => memory.mask().wrapping_add(1),
+            Memory::Split(memory) => memory.words().mask().wrapping_add(1),
             #[cfg(not(vring_ring = "split"))]
-            Memory::Packed(memory) => memory.num(),
+            Memory::Packed(memory) => memory.words().num(),
         };
         let last = if in_order { 0 } else { NONE };
         for (slot, next) in slots.iter_mut().zip(1..=num) {
@@ -173,9 +170,13 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         let mut counts = Counts::new(num, start);
         let format = match memory {
             #[cfg(not(vring_ring = "packed"))]
-            Memory::Split(memory) => AnyFormat::Split(Split::new(memory, &options, &mut counts)),
+            Memory::Split(memory) => {
+                AnyFormat::Split(SplitRing::new(memory, &options, &mut counts))
+            }
             #[cfg(not(vring_ring = "split"))]
-            Memory::Packed(memory) => AnyFormat::Packed(Packed::new(memory, &options, &mut counts)),
+            Memory::Packed(memory) => {
+                AnyFormat::Packed(PackedRing::new(memory, &options, &mut counts))
+            }
         };
         let ring = Self {
             format,
@@ -231,7 +232,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
 
     /// Bytes of shared memory.
     pub(crate) fn memory_size(&self) -> usize {
-        with_format!(&self.format, format => format.memory_size())
+        with_ring!(&self.format, ring => ring.memory().size())
     }
 
     /// Hands the ring to a device: see [`SplitMemory::expose`].
@@ -241,12 +242,12 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         queue: QueueIndex,
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError> {
-        with_format!(&self.format, format => format.expose(transport, queue, vector))
+        with_ring!(&self.format, ring => ring.memory().expose(transport, queue, vector))
     }
 
     /// Where the device finds the three areas.
     pub(crate) fn areas(&self) -> QueueAreas {
-        with_format!(&self.format, format => format.areas())
+        with_ring!(&self.format, ring => ring.memory().areas())
     }
 
     /// The slot behind `node` in its chain or in the free list.
@@ -277,7 +278,9 @@ impl<P: Platform, T: 'static> Ring<P, T> {
                 | if chain.header { HEADER } else { 0 };
             slot.set_pieces(chain.pieces, chain.table);
         }
-        with_format!(format, format => counts.enter(format, next, head, chain.len, chain.behind));
+        with_format!(format, format => {
+            counts.enter(format, next, head.into(), chain.len, chain.behind);
+        });
         next
     }
 
@@ -292,25 +295,30 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         }
     }
 
-    /// Publishes, and says whether the device wants to be told, and what a doorbell says then;
-    /// `None` when there is nothing new.
+    /// Publishes, and tells `decided` whether the device wants to be told, and how to work out what a
+    /// doorbell says then; `None` when there is nothing new.
     #[inline(always)] // one of two
-    pub(crate) fn kick_prepare(&mut self) -> Option<(bool, u16)> {
+    pub(crate) fn kick_prepare<R>(
+        &mut self,
+        decided: impl FnOnce(bool, &dyn Fn() -> u16) -> R,
+    ) -> Option<R> {
         let Self {
             format,
             counts,
             kicked,
             ..
         } = self;
-        let since = counts.next.wrapping_sub(*kicked);
+        let next = counts.next;
+        let since = next.wrapping_sub(*kicked);
         if since == 0 {
             return None;
         }
         with_format!(format, format => {
             format.publish(counts);
-            counts.published = counts.next;
-            *kicked = counts.next;
-            Some((format.wants_kick(counts, since), format.notification(counts)))
+            counts.published = next;
+            *kicked = next;
+            let wanted = format.wants_kick(counts, since);
+            Some(decided(wanted, &|| format.notification(counts)))
         })
     }
 
@@ -324,12 +332,8 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             in_order,
             ..
         } = self;
-        let seen = with_format!(format, format => match ready(format, counts) {
-            Ok(false) => return Ok(None),
-            Ok(true) => counts.see(format, slots, *in_order).map_err(Trouble::from),
-            Err(impossible) => Err(impossible.into()),
-        });
-        seen.map(Some).map_err(|trouble| self.trouble(trouble))
+        let seen = with_format!(format, format => counts.see(format, slots, *in_order));
+        seen.map_err(|trouble| self.trouble(trouble))
     }
 
     /// Takes the chain that was seen.
@@ -462,7 +466,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             .wrapping_sub(counts.free.into())
             .wrapping_sub(counts.outstanding());
         if counts.next == counts.published {
-            self.kick_prepare()
+            self.kick_prepare(|wanted, position| (wanted, position()))
         } else {
             None
         }
@@ -524,113 +528,6 @@ impl<P: Platform, T: DmaBuf> Ring<P, T> {
     }
 }
 
-/// Why no chain could be taken.
-pub(crate) enum Trouble {
-    /// The position that the device shows.
-    Impossible(Impossible),
-    /// The element that it wrote.
-    Fault(Fault),
-}
-
-impl From<Impossible> for Trouble {
-    fn from(impossible: Impossible) -> Self {
-        Self::Impossible(impossible)
-    }
-}
-
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-/// Whether a chain has come back with the last of its batch, which was seen. Of a split ring the
-/// device's index says that, and a batch that goes beyond it is a lie.
-#[inline(always)] // ends every loop
-fn in_batch<F: Format>(_: &F, counts: &Counts) -> bool {
-    F::BATCH_IS_ONE_LOOK && counts.in_batch()
-}
-
-/// Whether a chain has come back.
-#[inline(always)] // ends every loop
-fn ready<F: Format>(format: &F, counts: &mut Counts) -> Result<bool, Impossible> {
-    if in_batch(format, counts) {
-        return Ok(true);
-    }
-    match format.poll(counts) {
-        Poll::Ready => Ok(true),
-        Poll::Empty => Ok(false),
-        Poll::Impossible(impossible) => Err(impossible),
-    }
-}
-
-/// The next chain that came back.
-#[inline(always)] // a chain is large, and is taken apart at once
-pub(crate) fn pop<F: Format, T>(
-    format: &F,
-    slots: &mut [Slot<T>],
-    counts: &mut Counts,
-    in_order: bool,
-) -> Result<Option<Used<T>>, Trouble> {
-    // The same twice: compilers make the most of each shape in one of the formats.
-    if F::BATCH_IS_ONE_LOOK {
-        return match in_order {
-            true if !ready(format, counts)? => Ok(None),
-            true => Ok(Some(counts.take_in_order(format, slots, 0)?)),
-            false => match format.poll(counts) {
-                Poll::Ready => Ok(Some(counts.take_any(format, slots, 0)?)),
-                Poll::Empty => Ok(None),
-                Poll::Impossible(impossible) => Err(impossible.into()),
-            },
-        };
-    }
-    if !ready(format, counts)? {
-        return Ok(None);
-    }
-    let taken = if in_order {
-        counts.take_in_order(format, slots, 0)
-    } else {
-        counts.take_any(format, slots, 0)
-    };
-    Ok(Some(taken?))
-}
-
-/// A chain that came back, and was found good: its payload is in its slot yet.
-#[derive(Clone, Copy)]
-pub(crate) struct Seen {
-    pub(crate) slot: u16,
-    /// Bytes written, by the device's word and no more than the chain holds.
-    pub(crate) written: u32,
-    claimed: u32,
-    assumed: bool,
-}
-
-/// Gives every chain that has come back to `f`; how many there were. It ends however fast the
-/// device is: chains are not made available meanwhile, and each is taken once.
-///
-/// The descriptors of chains of one are counted as free by [`Counts::keep_taken`].
-#[inline(always)] // or the counts are not in registers
-pub(crate) fn drain<F: Format, T>(
-    format: &F,
-    slots: &mut [Slot<T>],
-    counts: &mut Counts,
-    in_order: bool,
-    mut f: impl FnMut(Used<T>),
-) -> Result<usize, Trouble> {
-    let start = counts.completed;
-    let end = format.glance(counts)?;
-    if in_order {
-        while in_batch(format, counts) || format.more(counts, end) {
-            f(counts.take_in_order(format, slots, 1)?);
-        }
-    } else {
-        while format.more(counts, end) {
-            f(counts.take_any(format, slots, 1)?);
-        }
-    }
-    Ok(counts.completed.wrapping_sub(start) as usize)
-}
-
 impl Counts {
     /// Enters the chain of `len` descriptors at `head`, the head of the free list, with running
     /// number `next`, in the ring, and cuts it off the list before `behind`.
@@ -639,246 +536,49 @@ impl Counts {
         &mut self,
         format: &F,
         next: u64,
-        head: u16,
+        head: u32,
         len: u16,
         behind: u16,
     ) {
         format.enter(self, next, head, len);
-        self.free_head = behind.into();
-        self.free = self.free.wrapping_sub(len.into());
-        self.next = next.wrapping_add(1);
+        self.take_room(len.into());
+        self.admit(next, behind);
     }
+}
 
-    /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
-    /// payload (so that a chain starts there, and has not come back before), and the chain was
-    /// published when the device reported it.
-    #[inline(always)] // a chain is large, and is taken apart at once
-    fn take_any<F: Format, T>(
-        &mut self,
-        format: &F,
-        slots: &mut [Slot<T>],
-        later: u32,
-    ) -> Result<Used<T>, Fault> {
-        let (id, len) = format.element(self);
-        let Some(slot) = slots.get_mut(id as usize) else {
-            return Err(out_of_range(format, id));
-        };
-        if !self.was_published(slot.number) {
-            return Err(Fault::UsedIdNotInFlight { id });
-        }
-        let Some(payload) = slot.payload.take() else {
-            return Err(Fault::UsedIdNotInFlight { id });
-        };
-        let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
-        let claimed = self.claim(format, len, writable);
-        if shape == 1 {
-            slot.next = self.free_head as u16;
-            self.free_head = id;
-            self.came_back(format, 1, later);
-        } else {
-            longer();
-            let tail = usize::from(slot.tail);
-            if let Some(tail) = slots.get_mut(tail) {
-                tail.next = self.free_head as u16;
-            }
-            self.free_head = id;
-            self.came_back(format, shape & DESCRIPTORS, later);
-        }
-        Ok(Used {
-            payload,
-            slot: id as u16,
-            number,
-            written: claimed.min(writable),
-            claimed,
-            reply: shape & REPLY != 0,
-            assumed: false,
-        })
+/// What to write back after a burst of chains of one descriptor, which do not count it as taken
+/// themselves.
+#[inline(always)] // folds into the burst
+pub(crate) fn keep_singles<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + use<F> {
+    |from, to| {
+        let free = from.room(to.next());
+        from.keep_submitted(to, free);
+        F::keep_submitted(from, to);
     }
+}
 
-    /// The oldest chain, which is the one that the device names, or was skipped by it.
-    #[inline(always)] // a chain is large, and is taken apart at once
-    fn take_in_order<F: Format, T>(
-        &mut self,
-        format: &F,
-        slots: &mut [Slot<T>],
-        later: u32,
-    ) -> Result<Used<T>, Fault> {
-        if !self.in_batch() {
-            self.begin_batch(format, slots)?;
-        }
-        let id = self.oldest;
-        let slot = slots.get_mut(id as usize).ok_or_else(|| corrupt(id))?;
-        let payload = slot.payload.take().ok_or_else(|| corrupt(id))?;
-        let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
-        let assumed = self.is_skipped();
-        let claimed = if assumed { writable } else { self.batch_len };
-        if shape == 1 {
-            self.oldest = slot.next.into();
-            self.came_back(format, 1, later);
-        } else {
-            longer();
-            let tail = usize::from(slot.tail);
-            self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
-            self.came_back(format, shape & DESCRIPTORS, later);
-        }
-        Ok(Used {
-            payload,
-            slot: id as u16,
-            number,
-            written: claimed.min(writable),
-            claimed,
-            reply: shape & REPLY != 0,
-            assumed,
-        })
+/// What to write back after a burst of chains.
+#[inline(always)] // folds into the burst
+pub(crate) fn keep_chains<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + use<F> {
+    |from, to| {
+        from.keep_submitted(to, from.free());
+        F::keep_submitted(from, to);
     }
+}
 
-    /// The next chain that came back, when the format says that there is one, with its payload left
-    /// where it is. [`take_seen`](Self::take_seen) takes it. The device's words are read here, once.
-    fn see<F: Format, T>(
-        &mut self,
-        format: &F,
-        slots: &[Slot<T>],
-        in_order: bool,
-    ) -> Result<Seen, Fault> {
-        if !in_order {
-            let (id, len) = format.element(self);
-            let slot = self.in_flight(format, slots, id)?;
-            let claimed = self.claim(format, len, slot.writable);
-            return Ok(Seen {
-                slot: id as u16,
-                written: claimed.min(slot.writable),
-                claimed,
-                assumed: false,
-            });
-        }
-        if !self.in_batch() {
-            self.begin_batch(format, slots)?;
-        }
-        let id = self.oldest;
-        let slot = slots.get(id as usize).ok_or_else(|| corrupt(id))?;
-        let assumed = self.is_skipped();
-        let claimed = if assumed {
-            slot.writable
-        } else {
-            self.batch_len
-        };
-        Ok(Seen {
-            slot: id as u16,
-            written: claimed.min(slot.writable),
-            claimed,
-            assumed,
-        })
-    }
-
-    /// Takes the chain that was seen.
-    fn take_seen<F: Format, T>(
-        &mut self,
-        format: &F,
-        slots: &mut [Slot<T>],
-        in_order: bool,
-        seen: Seen,
-    ) -> Result<Used<T>, Fault> {
-        let id = u32::from(seen.slot);
-        let slot = slots.get_mut(id as usize).ok_or_else(|| corrupt(id))?;
-        let payload = slot.payload.take().ok_or_else(|| corrupt(id))?;
-        let (number, shape) = (slot.number, slot.shape);
-        let tail = usize::from(if shape == 1 { seen.slot } else { slot.tail });
+/// What to write back after a burst of completions.
+#[inline(always)] // folds into the burst
+pub(crate) fn keep_taken<F: Format>(
+    _: &F,
+    in_order: bool,
+) -> impl Fn(&Counts, &mut Counts) + use<F> {
+    move |from, to| {
+        from.keep_taken(to);
+        F::keep_taken(from, to);
         if in_order {
-            self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
-        } else {
-            if let Some(tail) = slots.get_mut(tail) {
-                tail.next = self.free_head as u16;
-            }
-            self.free_head = id;
-        }
-        self.came_back(format, shape & DESCRIPTORS, 0);
-        let Seen {
-            slot,
-            written,
-            claimed,
-            assumed,
-        } = seen;
-        Ok(Used {
-            payload,
-            slot,
-            number,
-            written,
-            claimed,
-            reply: shape & REPLY != 0,
-            assumed,
-        })
-    }
-
-    /// Reads which chain the device names in order: it and all before it are done.
-    #[inline(always)] // a few comparisons
-    fn begin_batch<F: Format, T>(&mut self, format: &F, slots: &[Slot<T>]) -> Result<(), Fault> {
-        let (id, len) = format.element(self);
-        let slot = self.in_flight(format, slots, id)?;
-        self.until = slot.number.wrapping_add(1);
-        self.batch_len = self.claim(format, len, slot.writable);
-        Ok(())
-    }
-
-    /// Bytes that the device says it wrote into a chain that has room for `writable`.
-    #[inline(always)] // a comparison, and it is made anyway
-    fn claim<F: Format>(&self, format: &F, len: u32, writable: u32) -> u32 {
-        if len > writable {
-            longer();
-            format.excess(self, len, writable)
-        } else {
-            len
+            from.keep_taken_in_order(to);
         }
     }
-
-    /// In order, whether the oldest chain is one that the device skipped.
-    #[inline(always)] // a comparison
-    fn is_skipped(&self) -> bool {
-        self.completed.wrapping_add(1) != self.until
-    }
-
-    /// The slot that the device names, if its chain is with the device.
-    #[inline(always)] // a few comparisons
-    fn in_flight<'a, F: Format, T>(
-        &self,
-        format: &F,
-        slots: &'a [Slot<T>],
-        id: u32,
-    ) -> Result<&'a Slot<T>, Fault> {
-        match slots.get(id as usize) {
-            None => Err(out_of_range(format, id)),
-            Some(slot) if slot.payload.is_some() && self.was_published(slot.number) => Ok(slot),
-            Some(_) => Err(Fault::UsedIdNotInFlight { id }),
-        }
-    }
-
-    /// Counts a chain of so many descriptors as taken, and all but `later` of them as free.
-    #[inline(always)] // the counts are in registers
-    fn came_back<F: Format>(&mut self, format: &F, chain: u32, later: u32) {
-        self.free = self.free.wrapping_add(chain.wrapping_sub(later));
-        self.completed = self.completed.wrapping_add(1);
-        format.pass(self, chain as u16);
-    }
-
-    /// Whether the chain with this running number was visible to the device.
-    #[inline(always)] // a comparison
-    fn was_published(&self, number: u64) -> bool {
-        number < self.published
-    }
-}
-
-/// Tells the compiler to lay code out for chains of one descriptor, and for honest lengths.
-#[cold]
-fn longer() {}
-
-#[cold]
-fn out_of_range<F: Format>(format: &F, id: u32) -> Fault {
-    let size = format.num();
-    Fault::UsedIdOutOfRange { id, size }
-}
-
-#[cold]
-fn corrupt(id: u32) -> Fault {
-    Fault::Corrupt { slot: id as u16 }
 }
 
 /// Runs `f` with a copy of the counts that can stay in registers. When `f` ends, also by a panic,

@@ -1,5 +1,7 @@
 //! What every round of a ring writes, small enough to be copied into registers for a burst.
 
+use crate::shared::Place;
+
 /// Running counts and positions. Counts are 64 bits wide; their low 16 bits are a split ring's
 /// indices.
 #[derive(Clone, Copy, Debug)]
@@ -12,16 +14,18 @@ pub(crate) struct Counts {
     pub(super) completed: u64,
     /// Split: chains that the device had used when its index was last read.
     pub(super) seen: u64,
+    /// Split: the same, for a quick look; 0 in order, where that tells nothing.
+    pub(super) ready: u64,
     /// The first free slot.
     pub(super) free_head: u32,
     /// Free descriptors.
     pub(super) free: u32,
     /// In order: the slot of the oldest chain that has not come back.
     pub(super) oldest: u32,
-    /// Packed: where the next descriptor is made available.
-    pub(super) avail_at: u32,
-    /// Packed: where the next used descriptor is expected.
-    pub(super) used_at: u32,
+    /// Packed: where the next descriptor is made available; [settled](super::packed) when it is used.
+    pub(super) avail_at: Place,
+    /// Packed: where the next used descriptor is expected, likewise.
+    pub(super) used_at: Place,
     /// Packed: the flags that make a descriptor available in this lap, where they are in its second
     /// word.
     pub(super) avail_lap: u64,
@@ -30,9 +34,9 @@ pub(crate) struct Counts {
     /// Packed: the second word of the first head of the batch, stored last.
     pub(super) held: u64,
     /// Packed: where it belongs.
-    pub(super) held_at: u32,
-    /// Packed: the second word of the used descriptor that was seen last.
-    pub(super) word: u64,
+    pub(super) held_at: Place,
+    /// Packed: `used_lap` for a quick look; in order flags that are never equal to it.
+    pub(super) quick_lap: u64,
     /// Packed: descriptors made available since the last kick decision, beyond one per chain.
     pub(super) extra: u64,
     /// Split, in order: the running number from which on the available ring holds the heads
@@ -42,6 +46,8 @@ pub(crate) struct Counts {
     pub(super) until: u64,
     /// In order: the length that it gave for the last one before.
     pub(super) batch_len: u32,
+    /// Chains whose length was beyond what they hold.
+    pub(crate) overruns: u64,
 }
 
 /// Flags that no used descriptor is compared equal to.
@@ -56,35 +62,31 @@ impl Counts {
             published: at,
             completed: at,
             seen: at,
+            ready: 0,
             free_head: 0,
             free: num.into(),
             oldest: 0,
-            avail_at: 0,
-            used_at: 0,
+            avail_at: Place::new(0),
+            used_at: Place::new(0),
             avail_lap: 0,
             used_lap: 0,
             held: 0,
-            held_at: 0,
-            word: 0,
+            held_at: Place::new(0),
+            quick_lap: 0,
             extra: 0,
             settled: u64::MAX,
             until: 0,
             batch_len: 0,
+            overruns: 0,
         }
     }
 
-    /// Writes back what submitting changes.
+    /// Writes back what a burst of submissions changes, which leaves so many descriptors free.
     #[inline(always)] // the counts are in registers
-    pub(crate) fn keep_submitted(&self, to: &mut Self) {
+    pub(crate) fn keep_submitted(&self, to: &mut Self, free: u32) {
+        to.free = free;
         to.next = self.next;
         to.free_head = self.free_head;
-        to.free = self.free;
-        to.avail_at = self.avail_at;
-        to.avail_lap = self.avail_lap;
-        to.held = self.held;
-        to.held_at = self.held_at;
-        to.extra = self.extra;
-        to.settled = self.settled;
     }
 
     /// Writes back what taking completions changes. So many chains so many free descriptors: those
@@ -93,20 +95,50 @@ impl Counts {
     pub(crate) fn keep_taken(&self, to: &mut Self) {
         let taken = self.completed.wrapping_sub(to.completed) as u32;
         to.completed = self.completed;
-        to.seen = self.seen;
         to.free_head = self.free_head;
         to.free = self.free.wrapping_add(taken);
+        to.overruns = self.overruns;
+    }
+
+    /// Writes back what taking completions in order changes, besides.
+    #[inline(always)] // the counts are in registers
+    pub(crate) fn keep_taken_in_order(&self, to: &mut Self) {
         to.oldest = self.oldest;
-        to.used_at = self.used_at;
-        to.used_lap = self.used_lap;
         to.until = self.until;
         to.batch_len = self.batch_len;
+    }
+
+    /// Free descriptors, less one for each chain since running number `start`.
+    #[inline(always)] // two subtractions
+    pub(crate) fn room(&self, start: u64) -> u32 {
+        let since = self.next.wrapping_sub(start) as u32;
+        self.free.wrapping_sub(since)
+    }
+
+    /// Takes so many descriptors from those that are free.
+    #[inline(always)] // a subtraction
+    pub(crate) fn take_room(&mut self, len: u32) {
+        self.free = self.free.wrapping_sub(len);
+    }
+
+    /// Counts the chain at the head of the free list, which has running number `next`, as entered,
+    /// and cuts it off the list before `behind`.
+    #[inline(always)] // the counts are in registers
+    pub(crate) fn admit(&mut self, next: u64, behind: u16) {
+        self.free_head = behind.into();
+        self.next = next.wrapping_add(1);
     }
 
     /// The slot that the next chain starts at.
     #[inline]
     pub(crate) fn head(&self) -> u16 {
         self.free_head as u16
+    }
+
+    /// The same, as an index.
+    #[inline]
+    pub(crate) fn head_index(&self) -> usize {
+        self.free_head as usize
     }
 
     /// Free descriptors.
@@ -119,6 +151,15 @@ impl Counts {
     #[inline]
     pub(crate) fn until(&self, end: u64) -> usize {
         end.wrapping_sub(self.completed) as usize
+    }
+
+    /// Split: notes how far the device's index is.
+    #[inline(always)] // two stores
+    pub(super) fn saw(&mut self, seen: u64, in_order: bool) {
+        self.seen = seen;
+        if !in_order {
+            self.ready = seen;
+        }
     }
 
     /// In order: whether chains of a batch are still to be taken.

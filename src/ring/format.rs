@@ -5,7 +5,6 @@
 //! [`Ring`](super::Ring). A call of the queue chooses the format once, a burst too.
 
 use super::counts::Counts;
-use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 
 /// A descriptor, in terms of both formats.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +24,44 @@ pub(crate) struct Impossible {
     pub(crate) seen: u16,
 }
 
-/// What a look for completions found.
-pub(crate) enum Poll {
-    /// One is there.
-    Ready,
-    /// None is there.
-    Empty,
-    /// What cannot be.
-    Impossible(Impossible),
+/// What the device says of a chain that came back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Element {
+    /// Whose it is: a slot, if that is true.
+    pub(crate) id: u32,
+    /// How much it wrote.
+    pub(crate) len: u32,
+    /// Packed: the flags that it left.
+    pub(crate) flags: u16,
+}
+
+/// A stretch of a ring in which chains of one descriptor are written one behind the other.
+pub(crate) trait Writer {
+    /// Whether there is a place for another one.
+    fn has_room(&self, counts: &Counts) -> bool;
+
+    /// Writes the descriptor of slot `head`, and enters it.
+    fn put(&mut self, counts: &mut Counts, head: u32, piece: Piece);
+}
+
+/// A stretch of a ring in which chains come back, one behind the other.
+pub(crate) trait Reader {
+    /// Whether to go on reading, now that the stretch is at its end, or before its start.
+    fn goes_on(&mut self, counts: &mut Counts, end: u64) -> bool;
+
+    /// The next chain that came back, while the stretch goes.
+    fn next(&mut self, counts: &mut Counts) -> Option<Element>;
+}
+
+/// A ring's memory, of one of the two formats.
+pub(crate) trait Formatted {
+    /// The format.
+    type Format<'a>: Format
+    where
+        Self: 'a;
+
+    /// How it is written and read.
+    fn format(&self) -> Self::Format<'_>;
 }
 
 /// One of the two ring formats: shared memory, and how it is written and read.
@@ -43,37 +72,85 @@ pub(crate) trait Format {
     /// Queue size.
     fn num(&self) -> u16;
 
+    /// Writes back what a burst of submissions changes of this format's part of the counts.
+    fn keep_submitted(from: &Counts, to: &mut Counts);
+
+    /// Writes back what a burst of completions changes of it.
+    fn keep_taken(from: &Counts, to: &mut Counts);
+
+    /// What a burst is read with.
+    type Reader<'r>: Reader
+    where
+        Self: 'r;
+
+    /// Reads the chains that have come back, of those before `end`, which [`glance`](Self::glance)
+    /// said.
+    fn reader(&self, counts: &mut Counts, end: u64) -> Self::Reader<'_>;
+
+    /// Whether the next chain's first descriptor is held back until it is published: then it is not
+    /// for a [`Writer`].
+    fn holds_next(&self, counts: &Counts) -> bool;
+
+    /// What a burst is written with.
+    type Writer<'w>: Writer
+    where
+        Self: 'w;
+
+    /// Writes at most `most` chains of one descriptor each, behind what is there.
+    fn writer(&self, counts: &mut Counts, most: u32) -> Self::Writer<'_>;
+
     /// Writes the descriptor that is number `k` of the chain of slot `id`. It belongs to slot
     /// `node`, and the next of the chain, when the flags say that there is one, to `next`.
     ///
     /// The device does not look at it before the chain is published.
-    fn describe(&self, counts: &mut Counts, id: u16, node: u16, k: u16, piece: Piece, next: u16);
+    fn describe(&self, counts: &mut Counts, id: u32, node: u32, k: u16, piece: Piece, next: u16);
+
+    /// Writes all descriptors of a chain, as [`describe`](Self::describe): they belong to these slots,
+    /// of which the first is that of the chain.
+    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32; N], pieces: [Piece; N]);
 
     /// Takes back the first `len` descriptors of a chain that is not to be.
     fn retract(&self, counts: &Counts, len: u16);
 
     /// Enters the chain of `len` descriptors of slot `head`, with running number `next`.
-    fn enter(&self, counts: &mut Counts, next: u64, head: u16, len: u16);
+    fn enter(&self, counts: &mut Counts, next: u64, head: u32, len: u16);
+
+    /// The same, of a ring whose chains come back in any order.
+    fn enter_any(&self, counts: &mut Counts, next: u64, head: u32, len: u16) {
+        self.enter(counts, next, head, len);
+    }
 
     /// Makes all entered chains visible: one release store.
     fn publish(&self, counts: &mut Counts);
 
     /// The running number up to which chains may have come back: at most all that are published.
-    fn glance(&self, counts: &mut Counts) -> Result<u64, Impossible>;
+    fn glance(&self, counts: &mut Counts, in_order: bool) -> Result<u64, Impossible>;
+
+    /// What a look leaves, from which [`element`](Self::element) is read.
+    type Mark: Copy;
 
     /// Whether another chain has come back, of those before `end`, which [`glance`](Self::glance)
     /// said.
-    fn more(&self, counts: &mut Counts, end: u64) -> bool;
+    fn more(&self, counts: &mut Counts, end: u64) -> Option<Self::Mark>;
 
-    /// Whether a chain has come back, from what is known or by looking.
-    fn poll(&self, counts: &mut Counts) -> Poll;
+    /// Whether a chain has come back, as far as a quick look tells. In order, and of a broken ring,
+    /// it tells nothing.
+    fn peek(&self, counts: &mut Counts) -> Result<Self::Mark, Self::Mark>;
 
-    /// The id and the length of the chain that came back.
-    fn element(&self, counts: &Counts) -> (u32, u32);
+    /// Whether a chain has come back, though a quick look, which left `mark`, did not tell.
+    fn poll(
+        &self,
+        counts: &mut Counts,
+        mark: Self::Mark,
+        in_order: bool,
+    ) -> Result<Option<Self::Mark>, Impossible>;
 
-    /// Bytes that the device says it wrote, from the length of [`element`](Self::element), which is
-    /// more than the `written` that the chain holds.
-    fn excess(&self, counts: &Counts, len: u32, written: u32) -> u32;
+    /// What the device says of the chain that came back.
+    fn element(&self, counts: &Counts, mark: Self::Mark) -> Element;
+
+    /// Bytes that the device says it wrote, where `element` says more than the `written` that the
+    /// chain holds.
+    fn excess(&self, element: Element, written: u32) -> u32;
 
     /// Goes on behind `element`, whose chain has `len` descriptors.
     fn pass(&self, counts: &mut Counts, len: u16);
@@ -89,7 +166,8 @@ pub(crate) trait Format {
     /// Asks for no interrupts.
     fn disarm(&self, counts: &Counts);
 
-    /// What a doorbell says under `VIRTIO_F_NOTIFICATION_DATA` (VIRTIO 1.4, 2.9).
+    /// What a doorbell says under `VIRTIO_F_NOTIFICATION_DATA` (VIRTIO 1.4, 2.9), after
+    /// [`wants_kick`](Self::wants_kick).
     fn notification(&self, counts: &Counts) -> u16;
 
     /// Makes every later look find nothing.
@@ -97,18 +175,4 @@ pub(crate) trait Format {
 
     /// Whether the entries of an indirect table are linked.
     fn tables_are_linked(&self) -> bool;
-
-    /// Bytes of shared memory.
-    fn memory_size(&self) -> usize;
-
-    /// Where the device finds the three areas.
-    fn areas(&self) -> QueueAreas;
-
-    /// Hands the ring to a device: see [`SplitMemory::expose`](crate::shared::SplitMemory::expose).
-    fn expose(
-        &self,
-        transport: &mut impl Transport,
-        queue: QueueIndex,
-        vector: Option<u16>,
-    ) -> Result<Doorbell, TransportError>;
 }

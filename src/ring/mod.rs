@@ -15,6 +15,7 @@ mod ordering;
 mod packed;
 mod split;
 pub(crate) mod storage;
+pub(crate) mod take;
 #[cfg(all(test, feature = "test-util", not(vring_loom)))]
 mod tests;
 

@@ -22,9 +22,8 @@
 use core::sync::atomic::Ordering;
 
 use crate::mmio::{fence_from_device, fence_to_device, fence_with_device, mfence};
-use crate::platform::Platform;
 use crate::ring::layout::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY};
-use crate::shared::{PackedMemory, SplitMemory};
+use crate::shared::{PackedDescriptor, PackedWords, SplitWords};
 use crate::sync::fence;
 
 /// Whether moving an index from `old` to `new` passes `event` (VIRTIO 1.4, 2.7.10): the other
@@ -69,7 +68,7 @@ fn full_fence(strong: bool) {
 /// Makes all chains before `idx` visible: the release store orders every earlier write to
 /// descriptors, ring entries and buffers before the index. The device acquires the index.
 #[inline]
-pub(crate) fn publish_split<P: Platform>(memory: &SplitMemory<P>, idx: u16, strong: bool) {
+pub(crate) fn publish_split(memory: &SplitWords<'_>, idx: u16, strong: bool) {
     if STRONGER && strong {
         fence_to_device();
     }
@@ -80,22 +79,17 @@ pub(crate) fn publish_split<P: Platform>(memory: &SplitMemory<P>, idx: u16, stro
 /// write to descriptors and buffers before it. The device acquires the flags in it, and does not
 /// look behind a head that is not available.
 #[inline]
-pub(crate) fn publish_packed<P: Platform>(
-    memory: &PackedMemory<P>,
-    at: u32,
-    word: u64,
-    strong: bool,
-) {
+pub(crate) fn publish_packed(head: &PackedDescriptor<'_>, word: u64, strong: bool) {
     if STRONGER && strong {
         fence_to_device();
     }
-    memory.set_word_release(at, word);
+    head.set_word_release(word);
 }
 
 /// Reads how far the device is. It has released the index after elements and buffers; the
 /// acquire orders our reads of them behind it.
 #[inline]
-pub(crate) fn look_split<P: Platform>(memory: &SplitMemory<P>, strong: bool) -> u16 {
+pub(crate) fn look_split(memory: &SplitWords<'_>, strong: bool) -> u16 {
     let idx = memory.used_idx_acquire();
     if STRONGER && strong {
         fence_from_device();
@@ -107,8 +101,8 @@ pub(crate) fn look_split<P: Platform>(memory: &SplitMemory<P>, strong: bool) -> 
 /// acquire orders our reads of them behind it. Length and id are in the same word as the flags, so
 /// that they cannot be older.
 #[inline]
-pub(crate) fn look_packed<P: Platform>(memory: &PackedMemory<P>, at: u32, strong: bool) -> u64 {
-    let word = memory.word_acquire(at);
+pub(crate) fn look_packed(descriptor: &PackedDescriptor<'_>, strong: bool) -> u64 {
+    let word = descriptor.word_acquire();
     if STRONGER && strong {
         fence_from_device();
     }
@@ -123,8 +117,8 @@ pub(crate) fn look_packed<P: Platform>(memory: &PackedMemory<P>, at: u32, strong
 /// either it sees our index, or we see its word. Without our fence the read may come before the
 /// write (every CPU has a store buffer): both go by old values, and the queue stalls.
 #[inline]
-pub(crate) fn wants_kick_split<P: Platform>(
-    memory: &SplitMemory<P>,
+pub(crate) fn wants_kick_split(
+    memory: &SplitWords<'_>,
     idx: u16,
     since: u64,
     event_idx: bool,
@@ -151,8 +145,8 @@ const EVENT_DESC: u16 = 2;
 /// available, up to position `at`. The structure is one word, read once, so that its two halves
 /// belong together.
 #[inline]
-pub(crate) fn wants_kick_packed<P: Platform>(
-    memory: &PackedMemory<P>,
+pub(crate) fn wants_kick_packed(
+    memory: &PackedWords<'_>,
     at: u16,
     since: u64,
     num: u32,
@@ -188,8 +182,8 @@ fn passes(event: u16, at: u16, since: u32, num: u32) -> bool {
 /// We write the event word; the full fence; we read the index. The device writes the index, a full
 /// fence, and reads the event word. So either it sees our word and interrupts, or we see its index.
 #[inline]
-pub(crate) fn arm_split<P: Platform>(
-    memory: &SplitMemory<P>,
+pub(crate) fn arm_split(
+    memory: &SplitWords<'_>,
     last: u16,
     ahead: u16,
     event_idx: bool,
@@ -207,12 +201,12 @@ pub(crate) fn arm_split<P: Platform>(
 }
 
 /// As [`arm_split`]: asks for an interrupt at `event`, or at any descriptor, and reads the second
-/// word of the one at `at`.
+/// word of the next that comes back.
 #[inline]
-pub(crate) fn arm_packed<P: Platform>(
-    memory: &PackedMemory<P>,
+pub(crate) fn arm_packed(
+    memory: &PackedWords<'_>,
     event: Option<u16>,
-    at: u32,
+    next: &PackedDescriptor<'_>,
     strong: bool,
 ) -> u64 {
     memory.set_driver_event(match event {
@@ -220,7 +214,7 @@ pub(crate) fn arm_packed<P: Platform>(
         None => u32::from(EVENT_ENABLE) << 16,
     });
     full_fence(strong);
-    memory.word_acquire(at)
+    next.word_acquire()
 }
 
 /// Asks for no interrupts. With an event index there is no "never": the event is left just behind
@@ -228,7 +222,7 @@ pub(crate) fn arm_packed<P: Platform>(
 /// and needs no order: an interrupt may still come and must be tolerated
 /// (VIRTIO 1.4, 2.7.7.2).
 #[inline]
-pub(crate) fn disarm_split<P: Platform>(memory: &SplitMemory<P>, last: u16, event_idx: bool) {
+pub(crate) fn disarm_split(memory: &SplitWords<'_>, last: u16, event_idx: bool) {
     if event_idx {
         memory.set_used_event(last.wrapping_sub(1));
     } else {
@@ -238,7 +232,7 @@ pub(crate) fn disarm_split<P: Platform>(memory: &SplitMemory<P>, last: u16, even
 
 /// Asks for no interrupts. As advice it needs no order.
 #[inline]
-pub(crate) fn disarm_packed<P: Platform>(memory: &PackedMemory<P>) {
+pub(crate) fn disarm_packed(memory: &PackedWords<'_>) {
     memory.set_driver_event(u32::from(EVENT_DISABLE) << 16);
 }
 

@@ -17,36 +17,151 @@
 
 use super::core::RingOptions;
 use super::counts::Counts;
-use super::format::{Format, Impossible, Piece, Poll};
+use super::format::{Element, Format, Formatted, Impossible, Piece, Reader, Writer};
 use super::notify;
 use crate::platform::Platform;
-use crate::shared::SplitMemory;
-use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
+use crate::shared::{AvailRun, SplitMemory, SplitWords, UsedRun};
 
 /// A split ring's memory, and what was negotiated about it.
-pub(crate) struct Split<P: Platform> {
+pub(crate) struct SplitRing<P: Platform> {
     memory: SplitMemory<P>,
     event_idx: bool,
     strong: bool,
 }
 
-impl<P: Platform> Split<P> {
+impl<P: Platform> SplitRing<P> {
     /// A split ring, and what is known of its entries.
     pub(super) fn new(memory: SplitMemory<P>, options: &RingOptions, counts: &mut Counts) -> Self {
-        let split = Self {
+        if options.in_order {
+            let num = u64::from(memory.words().mask()).wrapping_add(1);
+            counts.settled = counts.next.wrapping_add(num);
+        }
+        Self {
             memory,
             event_idx: options.event_idx,
             strong: options.strong,
-        };
-        if options.in_order {
-            counts.settled = counts.next.wrapping_add(split.num().into());
         }
-        split
+    }
+
+    /// Its memory.
+    pub(super) fn memory(&self) -> &SplitMemory<P> {
+        &self.memory
     }
 }
 
-impl<P: Platform> Format for Split<P> {
+impl<P: Platform> Formatted for SplitRing<P> {
+    type Format<'a>
+        = Split<'a>
+    where
+        Self: 'a;
+
+    #[inline(always)] // a few loads, of what is used
+    fn format(&self) -> Split<'_> {
+        Split {
+            memory: self.memory.words(),
+            event_idx: self.event_idx,
+            strong: self.strong,
+        }
+    }
+}
+
+/// A split ring, as it is written and read.
+pub(crate) struct Split<'a> {
+    memory: SplitWords<'a>,
+    event_idx: bool,
+    strong: bool,
+}
+
+/// Entries of the available ring, one behind the other, and the descriptors that they name.
+pub(crate) struct SplitWriter<'w, 'a> {
+    memory: &'w SplitWords<'a>,
+    entries: AvailRun<'w>,
+}
+
+impl Writer for SplitWriter<'_, '_> {
+    #[inline(always)] // a comparison
+    fn has_room(&self, _: &Counts) -> bool {
+        !self.entries.is_empty()
+    }
+
+    #[inline(always)] // three stores
+    fn put(&mut self, _: &mut Counts, head: u32, piece: Piece) {
+        let Piece { addr, len, flags } = piece;
+        self.memory.set_descriptor(head, addr, len, flags, 0);
+        self.entries.push(head as u16);
+    }
+}
+
+#[inline(always)] // nothing
+fn element((id, len): (u32, u32)) -> Element {
+    let flags = 0;
+    Element { id, len, flags }
+}
+
+/// Used elements, one behind the other.
+pub(crate) struct SplitReader<'r, 'a> {
+    memory: &'r SplitWords<'a>,
+    elements: UsedRun<'r>,
+}
+
+impl Reader for SplitReader<'_, '_> {
+    #[inline(always)] // rarely
+    fn goes_on(&mut self, counts: &mut Counts, end: u64) -> bool {
+        let left = end.wrapping_sub(counts.completed) as u32;
+        self.elements = self.memory.used_run(counts.completed as u32, left);
+        left != 0
+    }
+
+    #[inline(always)] // two loads
+    fn next(&mut self, _: &mut Counts) -> Option<Element> {
+        self.elements.next().map(element)
+    }
+}
+
+impl<'a> Format for Split<'a> {
     const BATCH_IS_ONE_LOOK: bool = false;
+
+    type Writer<'w>
+        = SplitWriter<'w, 'a>
+    where
+        Self: 'w;
+
+    #[inline(always)] // nothing
+    fn keep_submitted(from: &Counts, to: &mut Counts) {
+        to.settled = from.settled;
+    }
+
+    #[inline(always)] // two stores
+    fn keep_taken(from: &Counts, to: &mut Counts) {
+        to.seen = from.seen;
+        to.ready = from.ready;
+    }
+
+    type Reader<'r>
+        = SplitReader<'r, 'a>
+    where
+        Self: 'r;
+
+    #[inline(always)] // so that it is in registers
+    fn reader(&self, counts: &mut Counts, _: u64) -> SplitReader<'_, 'a> {
+        SplitReader {
+            memory: &self.memory,
+            elements: self.memory.used_run(counts.completed as u32, 0),
+        }
+    }
+
+    #[inline(always)] // nothing
+    fn holds_next(&self, _: &Counts) -> bool {
+        false
+    }
+
+    #[inline(always)] // so that it is in registers
+    fn writer(&self, counts: &mut Counts, most: u32) -> SplitWriter<'_, 'a> {
+        SplitWriter {
+            memory: &self.memory,
+            entries: self.memory.avail_run(counts.next as u32, most),
+        }
+    }
 
     #[inline]
     fn num(&self) -> u16 {
@@ -54,10 +169,19 @@ impl<P: Platform> Format for Split<P> {
     }
 
     #[inline(always)] // a few stores
-    fn describe(&self, _: &mut Counts, _: u16, node: u16, _: u16, piece: Piece, next: u16) {
+    fn describe(&self, _: &mut Counts, _: u32, node: u32, _: u16, piece: Piece, next: u16) {
         let Piece { addr, len, flags } = piece;
-        self.memory
-            .set_descriptor(node.into(), addr, len, flags, next);
+        self.memory.set_descriptor(node, addr, len, flags, next);
+    }
+
+    #[inline(always)] // as above
+    fn write<const N: usize>(&self, _: &mut Counts, nodes: &[u32; N], pieces: [Piece; N]) {
+        let links = nodes.iter().skip(1).copied().chain([0]);
+        for ((&node, piece), next) in nodes.iter().zip(pieces).zip(links) {
+            let Piece { addr, len, flags } = piece;
+            let memory = &self.memory;
+            memory.set_descriptor(node, addr, len, flags, next as u16);
+        }
     }
 
     #[inline]
@@ -66,16 +190,21 @@ impl<P: Platform> Format for Split<P> {
     }
 
     #[inline(always)] // one store
-    fn enter(&self, counts: &mut Counts, next: u64, head: u16, len: u16) {
+    fn enter(&self, counts: &mut Counts, next: u64, head: u32, len: u16) {
         if next < counts.settled {
-            self.memory.set_avail_entry(next as u32, head);
+            self.memory.set_avail_entry(next as u32, head as u16);
         }
         // Later heads are further on. They are written for a lap, and then as they were again.
         if len != 1 && counts.settled != u64::MAX {
-            self.memory.set_avail_entry(next as u32, head);
+            self.memory.set_avail_entry(next as u32, head as u16);
             let lap = u64::from(self.memory.mask()).wrapping_add(2);
             counts.settled = next.wrapping_add(lap);
         }
+    }
+
+    #[inline(always)] // one store
+    fn enter_any(&self, _: &mut Counts, next: u64, head: u32, _: u16) {
+        self.memory.set_avail_entry(next as u32, head as u16);
     }
 
     #[inline(always)] // one store
@@ -83,8 +212,8 @@ impl<P: Platform> Format for Split<P> {
         notify::publish_split(&self.memory, counts.next as u16, self.strong);
     }
 
-    #[inline(always)] // the empty look ends every loop
-    fn glance(&self, counts: &mut Counts) -> Result<u64, Impossible> {
+    #[inline(always)] // bounds a burst
+    fn glance(&self, counts: &mut Counts, in_order: bool) -> Result<u64, Impossible> {
         // Read before the acquire, which would have them read again.
         let (completed, with_device) = (counts.completed, counts.with_device());
         let ready = counts.seen.wrapping_sub(completed);
@@ -94,41 +223,52 @@ impl<P: Platform> Format for Split<P> {
         if new > with_device || new < ready {
             return Err(Impossible { seen });
         }
-        counts.seen = completed.wrapping_add(new);
+        counts.saw(completed.wrapping_add(new), in_order);
         Ok(counts.seen)
     }
 
+    type Mark = ();
+
     #[inline(always)] // a comparison
-    fn more(&self, counts: &mut Counts, end: u64) -> bool {
-        counts.completed != end
+    fn more(&self, counts: &mut Counts, end: u64) -> Option<()> {
+        (counts.completed != end).then_some(())
+    }
+
+    #[inline(always)] // a comparison
+    fn peek(&self, counts: &mut Counts) -> Result<(), ()> {
+        if counts.completed < counts.ready {
+            Ok(())
+        } else {
+            Err(())
+        }
     }
 
     #[inline(always)] // the empty look ends every loop
-    fn poll(&self, counts: &mut Counts) -> Poll {
+    fn poll(&self, counts: &mut Counts, (): (), in_order: bool) -> Result<Option<()>, Impossible> {
         let (completed, with_device) = (counts.completed, counts.with_device());
-        if counts.seen != completed {
-            return Poll::Ready;
+        if in_order && counts.seen != completed {
+            return Ok(Some(()));
         }
         let seen = notify::look_split(&self.memory, self.strong);
         let new = u64::from(seen.wrapping_sub(completed as u16));
         if new == 0 {
-            return Poll::Empty;
+            return Ok(None);
         }
         if new > with_device {
-            return Poll::Impossible(Impossible { seen });
+            return Err(Impossible { seen });
         }
-        counts.seen = completed.wrapping_add(new);
-        Poll::Ready
+        counts.saw(completed.wrapping_add(new), in_order);
+        Ok(Some(()))
     }
 
     #[inline(always)] // two loads
-    fn element(&self, counts: &Counts) -> (u32, u32) {
-        self.memory.used_element(counts.completed as u32)
+    fn element(&self, counts: &Counts, (): ()) -> Element {
+        element(self.memory.used_element(counts.completed as u32))
     }
 
     #[inline(always)] // nothing
-    fn excess(&self, _: &Counts, len: u32, _: u32) -> u32 {
-        len
+    fn excess(&self, element: Element, _: u32) -> u32 {
+        element.len
     }
 
     #[inline(always)] // nothing
@@ -167,26 +307,10 @@ impl<P: Platform> Format for Split<P> {
         // Something is always ready, and nothing was published that it could be.
         counts.completed = 0;
         counts.seen = 1;
+        counts.ready = 1;
     }
 
     fn tables_are_linked(&self) -> bool {
         true
-    }
-
-    fn memory_size(&self) -> usize {
-        self.memory.size()
-    }
-
-    fn areas(&self) -> QueueAreas {
-        self.memory.areas()
-    }
-
-    fn expose(
-        &self,
-        transport: &mut impl Transport,
-        queue: QueueIndex,
-        vector: Option<u16>,
-    ) -> Result<Doorbell, TransportError> {
-        self.memory.expose(transport, queue, vector)
     }
 }

@@ -1,12 +1,13 @@
 use alloc::vec::Vec;
 use core::alloc::Layout;
 
-use super::core::{AnyFormat, ChainInfo, Memory, Ring as AnyRing, RingOptions, pop};
-use super::format::{Format, Piece};
+use super::core::{AnyFormat, ChainInfo, Memory, Ring as AnyRing, RingOptions};
+use super::format::{Format, Formatted, Piece};
+use super::take::pop;
 use crate::dma::DmaRegion;
 use crate::ring::layout::{DescriptorFlags, USED_ALIGN_SIZE, packed_init, vring_init};
 use crate::ring::storage::{Slot, Storage};
-use crate::shared::{PackedMemory, SplitMemory};
+use crate::shared::{PackedMemory, Place, SplitMemory};
 use crate::testing::{InPlace, QueueDevice, QueueOptions, Violations};
 use crate::virtqueue::Fault;
 
@@ -35,7 +36,7 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
     let head = ring.counts.head();
     ring.slots[usize::from(head)].park(payload);
     let behind = ring.next(head);
-    let AnyFormat::Split(format) = &ring.format else {
+    let AnyFormat::Split(memory) = &ring.format else {
         unreachable!("a split ring")
     };
     let piece = Piece {
@@ -43,7 +44,8 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
         len: 1,
         flags: 2,
     };
-    format.describe(&mut ring.counts, head, head, 0, piece, 0);
+    let format = memory.format();
+    format.describe(&mut ring.counts, head.into(), head.into(), 0, piece, 0);
     let (len, pieces, writable) = (1, 1, 1);
     let (table, header, reply) = (false, false, false);
     ring.commit(&ChainInfo {
@@ -61,10 +63,11 @@ fn submit(ring: &mut Ring, payload: u32) -> u16 {
 
 /// The payload that came back.
 fn come_back(ring: &mut Ring) -> Result<u32, Fault> {
-    let AnyFormat::Split(format) = &ring.format else {
+    let AnyFormat::Split(memory) = &ring.format else {
         unreachable!("a split ring")
     };
-    match pop(format, &mut ring.slots, &mut ring.counts, ring.in_order) {
+    let format = memory.format();
+    match pop(&format, &mut ring.slots, &mut ring.counts, ring.in_order) {
         Ok(used) => Ok(used.unwrap().payload),
         Err(trouble) => Err(ring.trouble(trouble)),
     }
@@ -79,6 +82,7 @@ fn pass(ring: &mut Ring, others: u64) {
         &mut counts.published,
         &mut counts.completed,
         &mut counts.seen,
+        &mut counts.ready,
     ] {
         *count += others;
     }
@@ -156,13 +160,15 @@ fn packed_length(writable: u32, len: u32, flags: u16) -> (u32, u32) {
         reply: false,
     });
     ring.publish();
-    let AnyFormat::Packed(format) = &ring.format else {
+    let AnyFormat::Packed(memory) = &ring.format else {
         unreachable!("a packed ring")
     };
+    let format = memory.format();
     // Used in the first lap: both flags are set.
     let used = u64::from(len) | u64::from(flags | 0x8080) << 48;
-    format.memory.set_word(0, used);
-    let used = pop(format, &mut ring.slots, &mut ring.counts, ring.in_order);
+    let (descriptor, _) = format.memory.descriptor(&mut Place::new(0));
+    descriptor.set_word(used);
+    let used = pop(&format, &mut ring.slots, &mut ring.counts, ring.in_order);
     let Ok(Some(used)) = used else {
         unreachable!("it came back")
     };

@@ -23,6 +23,12 @@ impl Area {
     pub(super) const fn new(base: NonNull<u8>, _: Shape, _num: usize) -> Self {
         Self { base }
     }
+
+    /// The same area once more.
+    #[inline(always)] // a move
+    pub(super) const fn again(&self) -> Self {
+        Self { base: self.base }
+    }
 }
 
 macro_rules! words {

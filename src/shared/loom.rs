@@ -59,6 +59,11 @@ impl Area {
         Self((0..size).step_by(2).map(word).collect::<Vec<_>>().into())
     }
 
+    /// The same area once more.
+    pub(super) fn again(&self) -> Self {
+        self.clone()
+    }
+
     /// Data words alone, for what is not a ring: the contents of buffers.
     pub(crate) fn data(num: usize) -> Self {
         let cells = (0..4 * num).map(|at| match at % 4 {

@@ -75,10 +75,16 @@ impl Doorbell {
     /// `VIRTIO_F_NOTIFICATION_DATA` only.
     #[inline]
     pub fn ring(&self, position: u16) {
+        self.ring_at(|| position);
+    }
+
+    /// The same, with a position that is worked out when it matters.
+    #[inline(always)] // a store
+    pub(crate) fn ring_at(&self, position: impl FnOnce() -> u16) {
         if let Place::Register(register) = self.place {
             return register.store(self.value);
         }
-        let value = u32::from(self.value) | (u32::from(position) << 16 & self.mask);
+        let value = u32::from(self.value) | (u32::from(position()) << 16 & self.mask);
         match self.place {
             Place::Function(function, context) => function(context, value),
             Place::Wide(register) => register.store(value),

@@ -4,7 +4,7 @@ use core::fmt;
 
 use zerocopy::FromBytes;
 
-use crate::ring::core::Used;
+use crate::ring::take::Used;
 use crate::shared::Cells;
 
 /// Names one submission: its slot, and a number that tells it from others in that slot.

@@ -39,13 +39,13 @@ use crate::buffer::DmaBuf;
 use crate::dma::{Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, Mapping, Platform};
-use crate::ring::Counts;
-use crate::ring::core::{Ring, burst, drain, pop, with_format};
+use crate::ring::core::{Ring, with_format, with_ring};
 use crate::ring::format::Format;
 use crate::ring::storage::{Slot, Storage};
+use crate::ring::take::{drain, pop};
 use crate::shared::{CellMemory, TableMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
-use crate::virtqueue::submit::add_one;
+use crate::virtqueue::submit::{FEW, add_burst, add_burst_of_few, add_few, add_one};
 
 pub use completion::{Completion, Ticket};
 pub use errors::{BurstError, Fault, Reject, Rejected};
@@ -139,7 +139,6 @@ struct Core<P: Platform, B: DmaBuf> {
     mappings: Storage<MappingSlot>,
     kicks: u64,
     suppressed: u64,
-    overruns: u64,
     /// Descriptors that a chain has at most, in a table or in the ring.
     longest: u16,
     index: QueueIndex,
@@ -197,7 +196,6 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             mappings,
             kicks: 0,
             suppressed: 0,
-            overruns: 0,
             longest,
             index,
             epoch,
@@ -272,7 +270,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             completed,
             kicks: self.core.kicks,
             suppressed_kicks: self.core.suppressed,
-            overruns: self.core.overruns,
+            overruns: self.core.ring.counts.overruns,
             faults: u64::from(self.fault().is_some()),
         }
     }
@@ -284,7 +282,13 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     /// [`Rejected`] gives the buffer back and says why; the queue is as it was.
     #[inline(always)]
     pub fn submit(&mut self, buf: B) -> Result<Ticket, Rejected<B>> {
-        let Core { ring, platform, .. } = &mut *self.core;
+        let Core {
+            ring,
+            platform,
+            tables,
+            longest,
+            ..
+        } = &mut *self.core;
         if P::DIRECT && buf.count() == 1 && ring.counts.free() != 0 {
             let Ring {
                 format,
@@ -292,11 +296,31 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 counts,
                 ..
             } = ring;
-            if let Some(slot) = slots.get_mut(usize::from(counts.head())) {
+            if let Some(slot) = slots.get_mut(counts.head_index()) {
                 return with_format!(format, format => {
-                    add_one(format, slot, counts, platform, buf)
+                    add_one(slot, counts, platform, buf, |counts, head, piece| {
+                        format.describe(counts, head, head, 0, piece, 0);
+                        format.enter(counts, counts.next(), head, 1);
+                        counts.take_room(1);
+                    })
                 });
             }
+        }
+        if P::DIRECT
+            && buf.count().wrapping_sub(2) <= FEW - 2
+            && tables.is_none()
+            && buf.count() <= usize::from(ring.free().min(*longest))
+        {
+            let Ring {
+                format,
+                slots,
+                counts,
+                in_order,
+                ..
+            } = ring;
+            return with_format!(format, format => {
+                add_few(format, slots, counts, platform, *in_order, buf)
+            });
         }
         self.core.add(&[], false, buf)
     }
@@ -330,25 +354,40 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     ) -> Result<usize, BurstError<B>> {
         let mut submitted = 0usize;
         loop {
-            let Core { ring, platform, .. } = &mut *self.core;
+            let Core {
+                ring,
+                platform,
+                tables,
+                longest,
+                ..
+            } = &mut *self.core;
             let Ring {
                 format,
                 slots,
                 counts,
+                in_order,
                 ..
             } = ring;
-            let odd = with_format!(format, format => {
-                burst(counts, Counts::keep_submitted, |counts| {
-                    let before = counts.next();
-                    let odd = add_burst(format, slots, counts, platform, bufs);
-                    let taken = counts.next().wrapping_sub(before) as usize;
-                    submitted = submitted.wrapping_add(taken);
-                    odd
-                })
+            // Without tables, and where each fits into the ring.
+            let few = P::DIRECT && tables.is_none() && usize::from(*longest) >= FEW;
+            let before = counts.next();
+            let odd = with_ring!(format, ring => {
+                match add_burst(ring, slots, counts, platform, bufs) {
+                    Some(Ok(buf)) if few && buf.count() > 1 => match *in_order {
+                        false => add_burst_of_few::<false, _, _, _>(
+                            ring, slots, counts, platform, buf, bufs,
+                        ),
+                        true => add_burst_of_few::<true, _, _, _>(
+                            ring, slots, counts, platform, buf, bufs,
+                        ),
+                    },
+                    ended => ended,
+                }
             });
+            submitted = submitted.wrapping_add(ring.counts.next().wrapping_sub(before) as usize);
             let outcome = match odd {
                 None => return Ok(submitted),
-                Some(Ok(buf)) => self.core.add(&[], false, buf),
+                Some(Ok(buf)) => self.submit(buf),
                 Some(Err(rejected)) => Err(rejected),
             };
             match outcome {
@@ -375,28 +414,42 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
     #[inline(always)]
     pub fn kick_prepare(&mut self) -> Option<Notification> {
         let core = &mut *self.core;
-        match core.ring.kick_prepare() {
-            Some((true, position)) => {
+        let position = core
+            .ring
+            .kick_prepare(|wanted, position| wanted.then(position));
+        match position? {
+            Some(position) => {
                 core.kicks = core.kicks.wrapping_add(1);
                 Some(Notification {
                     doorbell: core.doorbell,
                     position,
                 })
             }
-            Some((false, _)) => {
+            None => {
                 core.suppressed = core.suppressed.wrapping_add(1);
                 None
             }
-            None => None,
         }
     }
 
     /// Publishes, and tells the device if it wants to be told: at most one doorbell store.
     #[inline(always)]
     pub fn kick(&mut self) {
-        if let Some(notification) = self.kick_prepare() {
-            notification.send();
-        }
+        let Core {
+            ring,
+            doorbell,
+            kicks,
+            suppressed,
+            ..
+        } = &mut *self.core;
+        ring.kick_prepare(|wanted, position| {
+            if wanted {
+                *kicks = kicks.wrapping_add(1);
+                doorbell.ring_at(position);
+            } else {
+                *suppressed = suppressed.wrapping_add(1);
+            }
+        });
     }
 
     /// The next buffer that came back, in the order in which the device used them.
@@ -410,12 +463,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         if !P::DIRECT {
             return core.unmap_next();
         }
-        let Core {
-            ring,
-            cells,
-            overruns,
-            ..
-        } = core;
+        let Core { ring, cells, .. } = core;
         let Ring {
             format,
             slots,
@@ -426,9 +474,6 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         let trouble = with_format!(format, format => match pop(format, slots, counts, *in_order) {
             Ok(None) => return Ok(None),
             Ok(Some(used)) => {
-                if used.claimed > used.written {
-                    *overruns = overruns.wrapping_add(1);
-                }
                 let cells = if used.reply { cells.as_ref() } else { None };
                 return Ok(Some(Completion::new(used, cells.map(CellMemory::view))));
             }
@@ -449,12 +494,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         if !P::DIRECT {
             return core.drain_and_unmap(f);
         }
-        let Core {
-            ring,
-            cells,
-            overruns,
-            ..
-        } = core;
+        let Core { ring, cells, .. } = core;
         let Ring {
             format,
             slots,
@@ -462,15 +502,10 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             in_order,
             ..
         } = ring;
-        let drained = with_format!(format, format => {
-            burst(counts, Counts::keep_taken, |counts| {
-                drain(format, slots, counts, *in_order, |used| {
-                    if used.claimed > used.written {
-                        *overruns = overruns.wrapping_add(1);
-                    }
-                    let cells = if used.reply { cells.as_ref() } else { None };
-                    f(Completion::new(used, cells.map(CellMemory::view)));
-                })
+        let drained = with_ring!(format, ring => {
+            drain(ring, slots, counts, *in_order, |used| {
+                let cells = if used.reply { cells.as_ref() } else { None };
+                f(Completion::new(used, cells.map(CellMemory::view)));
             })
         });
         drained.map_err(|trouble| core.ring.trouble(trouble))
@@ -566,8 +601,13 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
 impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// As [`Virtqueue::drain`], on a platform that maps.
     fn drain_and_unmap(&mut self, mut f: impl FnMut(Completion<'_, B>)) -> Result<usize, Fault> {
-        let Ring { format, counts, .. } = &mut self.ring;
-        let most = match with_format!(format, format => format.glance(counts)) {
+        let Ring {
+            format,
+            counts,
+            in_order,
+            ..
+        } = &mut self.ring;
+        let most = match with_format!(format, format => format.glance(counts, *in_order)) {
             Ok(end) => counts.until(end),
             Err(impossible) => return Err(self.ring.trouble(impossible.into())),
         };
@@ -589,9 +629,6 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         };
         self.unmap_chain(seen.slot, seen.written);
         let used = self.ring.take(seen)?;
-        if used.claimed > used.written {
-            self.overruns = self.overruns.wrapping_add(1);
-        }
         let cells = self.cells.as_ref().filter(|_| used.reply);
         Ok(Some(Completion::new(used, cells.map(CellMemory::view))))
     }
@@ -614,31 +651,6 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         let mappings = self.mappings.take_lent().unwrap_or_default();
         Some(QueueStorage { slots, mappings })
     }
-}
-
-/// Submits buffers of one segment, on a platform that maps nothing, while there is room. Returns
-/// what ended it: nothing, a buffer that is not of this kind, or a rejection.
-#[inline(always)] // or the counts are not in registers
-fn add_burst<F: Format, P: Platform, B: DmaBuf>(
-    format: &F,
-    slots: &mut [Slot<B>],
-    counts: &mut Counts,
-    platform: &P,
-    bufs: &mut impl Iterator<Item = B>,
-) -> Option<Result<B, Rejected<B>>> {
-    while counts.free() != 0 {
-        let buf = bufs.next()?;
-        if !P::DIRECT || buf.count() != 1 {
-            return Some(Ok(buf));
-        }
-        let Some(slot) = slots.get_mut(usize::from(counts.head())) else {
-            return Some(Ok(buf));
-        };
-        if let Err(rejected) = add_one(format, slot, counts, platform, buf) {
-            return Some(Err(rejected));
-        }
-    }
-    None
 }
 
 impl<P: Platform, B: DmaBuf> fmt::Debug for Virtqueue<P, B> {

@@ -14,8 +14,8 @@ use crate::buffer::{DmaBuf, Segment};
 use crate::dma;
 use crate::platform::{Direction, DmaError, Mapping, Platform};
 use crate::ring::Counts;
-use crate::ring::core::{ChainInfo, with_format};
-use crate::ring::format::{Format, Piece};
+use crate::ring::core::{ChainInfo, burst, keep_chains, keep_singles, with_format};
+use crate::ring::format::{Format, Formatted, Piece, Writer};
 use crate::ring::layout::DescriptorFlags;
 use crate::ring::storage::{Parked, Slot};
 use crate::shared::TableMemory;
@@ -27,16 +27,16 @@ const WRITE: u16 = DescriptorFlags::WRITE.bits();
 const NEXT: u16 = DescriptorFlags::NEXT.bits();
 
 /// Submits a buffer of one segment on a platform that maps nothing: the slot is looked up once, and
-/// one descriptor is written.
+/// `write` writes one descriptor and enters it.
 #[inline(always)] // or the slot and the counts go through memory
-pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
-    format: &F,
+pub(super) fn add_one<P: Platform, B: DmaBuf>(
     slot: &mut Slot<B>,
     counts: &mut Counts,
     platform: &P,
     buf: B,
+    write: impl FnOnce(&mut Counts, u32, Piece),
 ) -> Result<Ticket, Rejected<B>> {
-    let head = counts.head();
+    let head = counts.head_index() as u32;
     let parked = Parked(slot);
     let slot = &mut *parked.0;
     let segment = slot.park(buf).segment(0);
@@ -47,15 +47,15 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
                 let writable = segment.direction() == Direction::Writable;
                 let flags = if writable { WRITE } else { 0 };
                 let (addr, len) = (mapping.addr.0, mapping.len);
-                format.describe(counts, head, head, 0, Piece { addr, len, flags }, 0);
-                let next = counts.next();
-                slot.number = next;
+                // Read before the ring is written, after which it would be read again.
+                let number = counts.next();
+                write(counts, head, Piece { addr, len, flags });
+                slot.number = number;
                 slot.writable = if writable { len } else { 0 };
                 slot.shape = 1;
-                let behind = slot.next;
+                counts.admit(number, slot.next);
                 core::mem::forget(parked);
-                counts.enter(format, next, head, 1, behind);
-                return Ok(Ticket::new(head, next));
+                return Ok(Ticket::new(head as u16, number));
             }
             Ok(mapping) => split_mapping(len, mapping),
             Err(error) => Reject::Map(error),
@@ -66,7 +66,220 @@ pub(super) fn add_one<F: Format, P: Platform, B: DmaBuf>(
     match slot.payload.take() {
         Some(buf) => Err(Rejected { buf, why }),
         // The buffer was parked above.
-        None => Ok(Ticket::new(head, 0)),
+        None => Ok(Ticket::new(head as u16, 0)),
+    }
+}
+
+/// The most segments of a buffer that [`add_few`] takes.
+pub(super) const FEW: usize = 4;
+
+/// Submits a buffer of 2 to [`FEW`] segments, for all of which there is room in the ring, on a
+/// platform that maps nothing.
+#[inline(always)] // folds where the buffer knows how many segments it has
+pub(super) fn add_few<F: Format, P: Platform, B: DmaBuf>(
+    format: &F,
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    platform: &P,
+    in_order: bool,
+    buf: B,
+) -> Result<Ticket, Rejected<B>> {
+    match buf.count() {
+        2 => add_chain::<2, _, _, _>(format, slots, counts, platform, in_order, buf),
+        3 => add_chain::<3, _, _, _>(format, slots, counts, platform, in_order, buf),
+        _ => add_chain::<FEW, _, _, _>(format, slots, counts, platform, in_order, buf),
+    }
+}
+
+#[inline(always)] // as above
+fn add_chain<const N: usize, F: Format, P: Platform, B: DmaBuf>(
+    format: &F,
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    platform: &P,
+    in_order: bool,
+    buf: B,
+) -> Result<Ticket, Rejected<B>> {
+    // The slots of the chain, and the one behind it: the payload is borrowed when they are used.
+    let head = counts.head_index() as u32;
+    let (mut nodes, mut tail, mut behind) = ([head; N], head, head);
+    for node in &mut nodes {
+        let Some(slot) = slots.get(behind as usize) else {
+            let why = bad_length(0, 0);
+            return Err(Rejected { buf, why });
+        };
+        tail = behind;
+        *node = tail;
+        behind = slot.next.into();
+    }
+    let Some(slot) = slots.get_mut(head as usize) else {
+        let why = bad_length(0, 0);
+        return Err(Rejected { buf, why });
+    };
+    let parked = Parked(slot);
+    let slot = &mut *parked.0;
+    let why = match map_few::<N, _, _>(slot.park(buf), platform) {
+        Ok((pieces, writable)) => {
+            let (len, number) = (N as u16, counts.next());
+            format.write(counts, &nodes, pieces);
+            slot.number = number;
+            slot.writable = writable;
+            slot.tail = tail as u16;
+            slot.shape = len.into();
+            core::mem::forget(parked);
+            if in_order {
+                format.enter(counts, number, head, len);
+            } else {
+                format.enter_any(counts, number, head, len);
+            }
+            counts.take_room(len.into());
+            counts.admit(number, behind as u16);
+            return Ok(Ticket::new(head as u16, number));
+        }
+        Err(why) => why,
+    };
+    match slot.payload.take() {
+        Some(buf) => Err(Rejected { buf, why }),
+        // The buffer was parked above.
+        None => Ok(Ticket::new(head as u16, 0)),
+    }
+}
+
+/// Maps all segments of a buffer: the pieces, and how many bytes the device may write.
+#[inline(always)] // as above
+fn map_few<const N: usize, P: Platform, B: DmaBuf>(
+    buf: &mut B,
+    platform: &P,
+) -> Result<([Piece; N], u32), Reject> {
+    let nothing = Piece {
+        addr: 0,
+        len: 0,
+        flags: NEXT,
+    };
+    let mut pieces = [nothing; N];
+    let (mut total, mut all_writable) = (0u64, 0u32);
+    for (index, piece) in pieces.iter_mut().enumerate() {
+        let segment = buf.segment(index);
+        let len = segment.len();
+        if len.wrapping_sub(1) >= u32::MAX as usize {
+            return Err(bad_length(index, len));
+        }
+        let writable = segment.direction() == Direction::Writable;
+        if !writable && all_writable != 0 {
+            return Err(Reject::Order { index });
+        }
+        let mapping = dma::map(platform, segment).map_err(Reject::Map)?;
+        if mapping.len as usize != len {
+            return Err(split_mapping(len, mapping));
+        }
+        (piece.addr, piece.len) = (mapping.addr.0, mapping.len);
+        total = total.wrapping_add(piece.len.into());
+        if writable {
+            piece.flags |= WRITE;
+            all_writable = all_writable.saturating_add(piece.len);
+        }
+    }
+    // VIRTIO 1.4, 2.7.5.2: no chain of more than 2^32 bytes.
+    if total > 1 << 32 {
+        return Err(Reject::TooLong { bytes: total });
+    }
+    if let Some(last) = pieces.last_mut() {
+        last.flags &= !NEXT;
+    }
+    Ok((pieces, all_writable))
+}
+
+/// Submits buffers of one segment, on a platform that maps nothing, while there is room. Returns
+/// what ended it: nothing, a buffer that is not of this kind, or a rejection.
+#[inline(never)] // the loop has all registers for itself
+pub(super) fn add_burst<R: Formatted, P: Platform, B: DmaBuf>(
+    ring: &R,
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    platform: &P,
+    bufs: &mut impl Iterator<Item = B>,
+) -> Ended<B> {
+    let format = &ring.format();
+    burst(counts, keep_singles(format), |counts| {
+        let start = counts.next();
+        loop {
+            let room = counts.room(start);
+            if room == 0 {
+                return None;
+            }
+            if format.holds_next(counts) {
+                let write = |counts: &mut Counts, head, piece| {
+                    format.describe(counts, head, head, 0, piece, 0);
+                    format.enter(counts, counts.next(), head, 1);
+                };
+                if let Err(ended) = add_next(slots, counts, platform, bufs, write) {
+                    return ended;
+                }
+                continue;
+            }
+            let mut writer = format.writer(counts, room);
+            while writer.has_room(counts) {
+                let write = |counts: &mut Counts, head, piece| writer.put(counts, head, piece);
+                if let Err(ended) = add_next(slots, counts, platform, bufs, write) {
+                    return ended;
+                }
+            }
+        }
+    })
+}
+
+/// As [`add_burst`], for buffers of 2 to [`FEW`] segments, of which `buf` is the first.
+#[inline(never)] // as above
+pub(super) fn add_burst_of_few<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
+    ring: &R,
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    platform: &P,
+    mut buf: B,
+    bufs: &mut impl Iterator<Item = B>,
+) -> Ended<B> {
+    let format = &ring.format();
+    burst(counts, keep_chains(format), |counts| {
+        loop {
+            // Room for any that follows spares a comparison with this one's count.
+            if buf.count().wrapping_sub(2) > FEW - 2 || counts.free() < FEW as u32 {
+                return Some(Ok(buf));
+            }
+            if let Err(rejected) = add_few(format, slots, counts, platform, IN_ORDER, buf) {
+                return Some(Err(rejected));
+            }
+            if counts.free() == 0 {
+                return None;
+            }
+            buf = bufs.next()?;
+        }
+    })
+}
+
+/// What ended a burst: nothing, a buffer that is not of one segment, or a rejection.
+type Ended<B> = Option<Result<B, Rejected<B>>>;
+
+/// Submits the next buffer of a burst.
+#[inline(always)] // as above
+fn add_next<P: Platform, B: DmaBuf>(
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    platform: &P,
+    bufs: &mut impl Iterator<Item = B>,
+    write: impl FnOnce(&mut Counts, u32, Piece),
+) -> Result<(), Ended<B>> {
+    let Some(buf) = bufs.next() else {
+        return Err(None);
+    };
+    if !P::DIRECT || buf.count() != 1 {
+        return Err(Some(Ok(buf)));
+    }
+    let Some(slot) = slots.get_mut(counts.head_index()) else {
+        return Err(Some(Ok(buf)));
+    };
+    match add_one(slot, counts, platform, buf, write) {
+        Ok(_) => Ok(()),
+        Err(rejected) => Err(Some(Err(rejected))),
     }
 }
 
@@ -372,7 +585,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         let link = if last { 0 } else { next };
         let counts = &mut self.ring.counts;
         with_format!(&self.ring.format, format => {
-            format.describe(counts, head, chain.behind, chain.len, piece, link);
+            format.describe(counts, head.into(), chain.behind.into(), chain.len, piece, link);
         });
         chain.push(next);
         chain.pieces = chain.len;
@@ -416,7 +629,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         let next = self.ring.next(head);
         let counts = &mut self.ring.counts;
         with_format!(&self.ring.format, format => {
-            format.describe(counts, head, head, 0, piece, 0);
+            format.describe(counts, head.into(), head.into(), 0, piece, 0);
         });
         chain.push(next);
     }
