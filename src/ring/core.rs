@@ -270,7 +270,6 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         } = self;
         let (next, head) = (counts.next, counts.head());
         if let Some(slot) = slots.get_mut(usize::from(head)) {
-            slot.number = next;
             slot.writable = chain.writable;
             slot.tail = chain.tail;
             slot.shape = u32::from(chain.len)
@@ -500,7 +499,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Brings the slots of all chains into the order of their submission. For queues whose device
     /// has been reset: slots have no meaning any more then.
     pub(crate) fn line_up(&mut self) {
-        self.slots.sort_unstable_by_key(|slot| slot.number);
+        self.slots.sort_unstable_by_key(|slot| slot.payload.number());
     }
 
     /// Takes the payload out of a place of the line, and whether it had a header. `None` at its
@@ -524,7 +523,7 @@ impl<P: Platform, T: DmaBuf> Ring<P, T> {
     #[inline(always)] // folds away where the buffer knows its segments
     pub(crate) fn segment(&mut self, head: u16, index: usize) -> Option<Segment> {
         let slot = self.slots.get_mut(usize::from(head))?;
-        slot.payload.as_mut().map(|payload| payload.segment(index))
+        slot.payload.get_mut().map(|payload| payload.segment(index))
     }
 }
 
@@ -566,18 +565,29 @@ pub(crate) fn keep_chains<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + u
     }
 }
 
-/// What to write back after a burst of completions.
+/// What to write back after a burst of completions, of which each does not count one descriptor
+/// as free itself.
 #[inline(always)] // folds into the burst
 pub(crate) fn keep_taken<F: Format>(
     _: &F,
     in_order: bool,
 ) -> impl Fn(&Counts, &mut Counts) + use<F> {
     move |from, to| {
-        from.keep_taken(to);
+        let free = from.room_of_singles(to);
+        from.keep_taken(to, free);
         F::keep_taken(from, to);
         if in_order {
             from.keep_taken_in_order(to);
         }
+    }
+}
+
+/// The same, after chains that count all their descriptors as free.
+#[inline(always)] // folds into the burst
+pub(crate) fn keep_taken_chains<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + use<F> {
+    |from, to| {
+        from.keep_taken(to, from.free());
+        F::keep_taken(from, to);
     }
 }
 

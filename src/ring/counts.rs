@@ -89,15 +89,20 @@ impl Counts {
         to.free_head = self.free_head;
     }
 
-    /// Writes back what taking completions changes. So many chains so many free descriptors: those
-    /// beyond one per chain have been counted.
+    /// Writes back what a burst of completions changes, which leaves so many descriptors free.
     #[inline(always)] // the counts are in registers
-    pub(crate) fn keep_taken(&self, to: &mut Self) {
-        let taken = self.completed.wrapping_sub(to.completed) as u32;
+    pub(crate) fn keep_taken(&self, to: &mut Self, free: u32) {
+        to.free = free;
         to.completed = self.completed;
         to.free_head = self.free_head;
-        to.free = self.free.wrapping_add(taken);
         to.overruns = self.overruns;
+    }
+
+    /// Free descriptors, one more for each chain that was taken since `before`.
+    #[inline(always)] // two additions
+    pub(crate) fn room_of_singles(&self, before: &Self) -> u32 {
+        let taken = self.completed.wrapping_sub(before.completed) as u32;
+        self.free.wrapping_add(taken)
     }
 
     /// Writes back what taking completions in order changes, besides.

@@ -13,6 +13,8 @@ pub(crate) mod notify;
 #[allow(unsafe_code)] // a platform and a buffer for models
 mod ordering;
 mod packed;
+#[allow(unsafe_code)] // a buffer that is there or not, as the number beside it says
+mod payload;
 mod split;
 pub(crate) mod storage;
 pub(crate) mod take;

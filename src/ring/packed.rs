@@ -397,7 +397,7 @@ impl<'a> Format for Packed<'a> {
     #[inline(always)] // two shifts
     fn element(&self, _: &Counts, word: u64) -> Element {
         Element {
-            id: u32::from((word >> 32) as u16),
+            id: (word >> 32) as u32 & 0xffff,
             len: word as u32,
             flags: (word >> 48) as u16,
         }

@@ -4,13 +4,14 @@
 
 use core::ops::{Deref, DerefMut};
 
+use super::payload::Payload;
+
 /// The record of one slot. Opaque: make an array of [`Slot::new`] to lend it to a queue.
 #[derive(Debug)]
 pub struct Slot<T> {
-    /// The buffer of the chain that starts here, while it is with the device.
-    pub(crate) payload: Option<T>,
-    /// The chain's running number.
-    pub(crate) number: u64,
+    /// The buffer of the chain that starts here, while it is with the device, and the chain's
+    /// running number.
+    pub(crate) payload: Payload<T>,
     /// Bytes of the chain that the device may write.
     pub(crate) writable: u32,
     /// The next free slot, or the next of the same chain.
@@ -39,8 +40,7 @@ impl<T> Slot<T> {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            payload: None,
-            number: 0,
+            payload: Payload::empty(),
             writable: 0,
             next: 0,
             tail: 0,
@@ -54,14 +54,6 @@ impl<T> Slot<T> {
     /// Whether the chain that starts here, or started last, begins with a header cell.
     pub(crate) fn has_header(&self) -> bool {
         self.shape & HEADER != 0
-    }
-
-    /// Puts a payload in its place. The slot is idle: what it held, if anything, is forgotten, not
-    /// dropped, which spares the data path the code to drop it.
-    #[inline(always)] // the payload is moved once
-    pub(crate) fn park(&mut self, payload: T) -> &mut T {
-        core::mem::forget(self.payload.take());
-        self.payload.insert(payload)
     }
 }
 
@@ -92,7 +84,7 @@ pub(crate) struct Parked<'a, T>(pub(crate) &'a mut Slot<T>);
 impl<T> Drop for Parked<'_, T> {
     #[inline(always)] // it is empty, but for panics
     fn drop(&mut self) {
-        self.0.payload = None;
+        drop(self.0.payload.take());
     }
 }
 

@@ -4,7 +4,7 @@
 //! one look at the chain's slot says so. A length beyond what the chain holds is cut to it, and
 //! counted.
 
-use super::core::{burst, keep_taken};
+use super::core::{burst, keep_taken, keep_taken_chains};
 use super::counts::Counts;
 use super::format::{Element, Format, Formatted, Impossible, Reader};
 use super::storage::{DESCRIPTORS, REPLY, Slot};
@@ -65,18 +65,19 @@ fn look<F: Format>(
     }
 }
 
-/// The next chain that came back.
+/// The next chain that came back. `in_order` is a reference, so that it is read when it matters:
+/// behind the look, before which compilers read it otherwise.
 #[inline(always)] // a chain is large, and is taken apart at once
 pub(crate) fn pop<F: Format, T>(
     format: &F,
     slots: &mut [Slot<T>],
     counts: &mut Counts,
-    in_order: bool,
+    in_order: &bool,
 ) -> Result<Option<Used<T>>, Trouble> {
     let mark = match format.peek(counts) {
         Ok(mark) => mark,
         Err(mark) => {
-            if in_order {
+            if *in_order {
                 return pop_in_order(format, slots, counts);
             }
             match format.poll(counts, mark, false)? {
@@ -180,12 +181,12 @@ fn drain_chains<R: Formatted, T, C: FnMut(Used<T>)>(
     mut f: C,
 ) -> Result<(bool, C), Fault> {
     let format = &ring.format();
-    let all = burst(counts, keep_taken(format, false), |counts| {
+    let all = burst(counts, keep_taken_chains(format), |counts| {
         let Some(mark) = format.more(counts, end) else {
             return Ok(true);
         };
         let element = format.element(counts, mark);
-        f(counts.take_any(format, slots, element, 1)?);
+        f(counts.take_any(format, slots, element, 0)?);
         let mut reader = format.reader(counts, end);
         while reader.goes_on(counts, end) {
             while let Some(element) = reader.next(counts) {
@@ -247,12 +248,12 @@ impl Counts {
     ) -> Option<Used<T>> {
         let Element { id, len, .. } = element;
         let slot = slots.get_mut(id as usize)?;
-        if !self.was_published(slot.number) || slot.shape != 1 || len > slot.writable {
+        let number = slot.payload.number();
+        if slot.shape != 1 || len > slot.writable {
             longer();
             return None;
         }
-        let number = slot.number;
-        let payload = slot.payload.take()?;
+        let payload = slot.payload.take_before(self.published)?;
         slot.next = self.free_head as u16;
         self.free_head = id;
         self.came_back(format, 1, 1);
@@ -267,7 +268,7 @@ impl Counts {
         })
     }
 
-    /// Likewise, for a chain of several descriptors. One of them is not counted as free.
+    /// Likewise, for a chain of several descriptors.
     #[inline(always)] // a chain is large, and is taken apart at once
     fn take_chain<F: Format, T>(
         &mut self,
@@ -277,17 +278,17 @@ impl Counts {
     ) -> Option<Used<T>> {
         let Element { id, len, .. } = element;
         let slot = slots.get_mut(id as usize)?;
-        let (number, tail, shape) = (slot.number, slot.tail, slot.shape);
-        if !self.was_published(number) || shape == 1 || len > slot.writable {
+        let (number, tail, shape) = (slot.payload.number(), slot.tail, slot.shape);
+        if shape == 1 || len > slot.writable {
             longer();
             return None;
         }
-        let payload = slot.payload.take()?;
+        let payload = slot.payload.take_before(self.published)?;
         if let Some(tail) = slots.get_mut(usize::from(tail)) {
             tail.next = self.free_head as u16;
         }
         self.free_head = id;
-        self.came_back(format, shape & DESCRIPTORS, 1);
+        self.came_back(format, shape & DESCRIPTORS, 0);
         Some(Used {
             payload,
             slot: id as u16,
@@ -301,7 +302,8 @@ impl Counts {
 
     /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
     /// payload (so that a chain starts there, and has not come back before), and the chain was
-    /// published when the device reported it.
+    /// published when the device reported it. The last two are one comparison: see
+    /// [`Payload`](super::payload::Payload).
     #[inline(always)] // a chain is large, and is taken apart at once
     fn take_any<F: Format, T>(
         &mut self,
@@ -314,13 +316,10 @@ impl Counts {
         let Some(slot) = slots.get_mut(id as usize) else {
             return Err(out_of_range(format, id));
         };
-        if !self.was_published(slot.number) {
-            return Err(Fault::UsedIdNotInFlight { id });
-        }
-        let Some(payload) = slot.payload.take() else {
+        let (number, writable, shape) = (slot.payload.number(), slot.writable, slot.shape);
+        let Some(payload) = slot.payload.take_before(self.published) else {
             return Err(Fault::UsedIdNotInFlight { id });
         };
-        let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
         let (claimed, written) = self.claim(format, element, writable);
         if shape == 1 {
             slot.next = self.free_head as u16;
@@ -356,8 +355,8 @@ impl Counts {
     ) -> Result<Used<T>, Fault> {
         let id = self.oldest;
         let slot = slots.get_mut(id as usize).ok_or_else(|| corrupt(id))?;
+        let (number, writable, shape) = (slot.payload.number(), slot.writable, slot.shape);
         let payload = slot.payload.take().ok_or_else(|| corrupt(id))?;
-        let (number, writable, shape) = (slot.number, slot.writable, slot.shape);
         let assumed = self.is_skipped();
         let claimed = if assumed { writable } else { self.batch_len };
         if shape == 1 {
@@ -431,8 +430,8 @@ impl Counts {
     ) -> Result<Used<T>, Fault> {
         let id = u32::from(seen.slot);
         let slot = slots.get_mut(id as usize).ok_or_else(|| corrupt(id))?;
+        let (number, shape) = (slot.payload.number(), slot.shape);
         let payload = slot.payload.take().ok_or_else(|| corrupt(id))?;
-        let (number, shape) = (slot.number, slot.shape);
         let tail = usize::from(if shape == 1 { seen.slot } else { slot.tail });
         if in_order {
             self.oldest = slots.get(tail).map_or(0, |tail| tail.next.into());
@@ -488,7 +487,7 @@ impl Counts {
         element: Element,
     ) -> Result<(), Fault> {
         let slot = self.in_flight(format, slots, element.id)?;
-        self.until = slot.number.wrapping_add(1);
+        self.until = slot.payload.number().wrapping_add(1);
         (self.batch_len, _) = self.claim(format, element, slot.writable);
         Ok(())
     }
@@ -524,7 +523,7 @@ impl Counts {
     ) -> Result<&'a Slot<T>, Fault> {
         match slots.get(id as usize) {
             None => Err(out_of_range(format, id)),
-            Some(slot) if slot.payload.is_some() && self.was_published(slot.number) => Ok(slot),
+            Some(slot) if slot.payload.number() < self.published => Ok(slot),
             Some(_) => Err(Fault::UsedIdNotInFlight { id }),
         }
     }
@@ -535,12 +534,6 @@ impl Counts {
         self.free = self.free.wrapping_add(chain.wrapping_sub(later));
         self.completed = self.completed.wrapping_add(1);
         format.pass(self, chain as u16);
-    }
-
-    /// Whether the chain with this running number was visible to the device.
-    #[inline(always)] // a comparison
-    fn was_published(&self, number: u64) -> bool {
-        number < self.published
     }
 }
 

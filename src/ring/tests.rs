@@ -34,7 +34,8 @@ fn device(platform: &InPlace, ring: &Ring) -> QueueDevice {
 /// Submits a chain of one descriptor.
 fn submit(ring: &mut Ring, payload: u32) -> u16 {
     let head = ring.counts.head();
-    ring.slots[usize::from(head)].park(payload);
+    let next = ring.counts.next();
+    ring.slots[usize::from(head)].payload.park(payload, next);
     let behind = ring.next(head);
     let AnyFormat::Split(memory) = &ring.format else {
         unreachable!("a split ring")
@@ -67,7 +68,7 @@ fn come_back(ring: &mut Ring) -> Result<u32, Fault> {
         unreachable!("a split ring")
     };
     let format = memory.format();
-    match pop(&format, &mut ring.slots, &mut ring.counts, ring.in_order) {
+    match pop(&format, &mut ring.slots, &mut ring.counts, &ring.in_order) {
         Ok(used) => Ok(used.unwrap().payload),
         Err(trouble) => Err(ring.trouble(trouble)),
     }
@@ -147,7 +148,7 @@ fn packed_length(writable: u32, len: u32, flags: u16) -> (u32, u32) {
     let memory = Memory::Packed(PackedMemory::new(region, SIZE).unwrap());
     let slots = Storage::heap(SIZE.into(), Slot::new);
     let mut ring: Ring = Ring::new(memory, slots, RingOptions::default());
-    ring.slots[0].park(7);
+    ring.slots[0].payload.park(7, 0);
     let behind = ring.next(0);
     ring.commit(&ChainInfo {
         tail: 0,
@@ -168,7 +169,7 @@ fn packed_length(writable: u32, len: u32, flags: u16) -> (u32, u32) {
     let used = u64::from(len) | u64::from(flags | 0x8080) << 48;
     let (descriptor, _) = format.memory.descriptor(&mut Place::new(0));
     descriptor.set_word(used);
-    let used = pop(&format, &mut ring.slots, &mut ring.counts, ring.in_order);
+    let used = pop(&format, &mut ring.slots, &mut ring.counts, &ring.in_order);
     let Ok(Some(used)) = used else {
         unreachable!("it came back")
     };

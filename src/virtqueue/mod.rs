@@ -471,7 +471,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             in_order,
             ..
         } = ring;
-        let trouble = with_format!(format, format => match pop(format, slots, counts, *in_order) {
+        let trouble = with_format!(format, format => match pop(format, slots, counts, in_order) {
             Ok(None) => return Ok(None),
             Ok(Some(used)) => {
                 let cells = if used.reply { cells.as_ref() } else { None };

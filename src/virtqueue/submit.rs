@@ -39,7 +39,8 @@ pub(super) fn add_one<P: Platform, B: DmaBuf>(
     let head = counts.head_index() as u32;
     let parked = Parked(slot);
     let slot = &mut *parked.0;
-    let segment = slot.park(buf).segment(0);
+    let number = counts.next();
+    let segment = slot.payload.park(buf, number).segment(0);
     let len = segment.len();
     let why = if len.wrapping_sub(1) < u32::MAX as usize {
         match dma::map(platform, segment) {
@@ -47,10 +48,7 @@ pub(super) fn add_one<P: Platform, B: DmaBuf>(
                 let writable = segment.direction() == Direction::Writable;
                 let flags = if writable { WRITE } else { 0 };
                 let (addr, len) = (mapping.addr.0, mapping.len);
-                // Read before the ring is written, after which it would be read again.
-                let number = counts.next();
                 write(counts, head, Piece { addr, len, flags });
-                slot.number = number;
                 slot.writable = if writable { len } else { 0 };
                 slot.shape = 1;
                 counts.admit(number, slot.next);
@@ -118,11 +116,11 @@ fn add_chain<const N: usize, F: Format, P: Platform, B: DmaBuf>(
     };
     let parked = Parked(slot);
     let slot = &mut *parked.0;
-    let why = match map_few::<N, _, _>(slot.park(buf), platform) {
+    let number = counts.next();
+    let why = match map_few::<N, _, _>(slot.payload.park(buf, number), platform) {
         Ok((pieces, writable)) => {
-            let (len, number) = (N as u16, counts.next());
+            let len = N as u16;
             format.write(counts, &nodes, pieces);
-            slot.number = number;
             slot.writable = writable;
             slot.tail = tail as u16;
             slot.shape = len.into();
@@ -320,10 +318,11 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
             return Err(self.no_room(buf, needed));
         }
         let head = self.ring.counts.head();
+        let number = self.ring.counts.next();
         let Some(slot) = self.ring.slots.get_mut(usize::from(head)) else {
             return Err(self.no_room(buf, needed));
         };
-        slot.park(buf);
+        slot.payload.park(buf, number);
         let laying = Laying(self, head);
         let mut laid = laying.0.lay(header, segments, reply, head, table);
         if let Err(Abandoned {
