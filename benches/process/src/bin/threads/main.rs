@@ -1,0 +1,2 @@
+//! Times, of one thread and of two.
+fn main() {}
