@@ -12,8 +12,11 @@
 //! [`verdict`] say which samples count, and [`court`] is where two threads meet.
 
 pub mod check;
+pub mod court;
 pub mod device;
 pub mod driver;
 pub mod item;
 pub mod line;
+pub mod machine;
 pub mod roster;
+pub mod verdict;
