@@ -178,6 +178,20 @@ mod tests {
     }
 
     #[test]
+    fn the_driver_that_leaves_next_set_is_found() {
+        let driver = crate::driver::Libblkio::<crate::item::Block>::new(true, false, CHECK_ITEMS);
+        let rules = crate::device::Rules {
+            packed: true,
+            ..Default::default()
+        };
+        // SAFETY: it is the driver's own ring; what is wrong with its chains is that they go on
+        // into the next descriptors of it.
+        let device = unsafe { Device::new(&driver.areas(), rules) };
+        let why = Check.visit(driver, device).unwrap_err().to_string();
+        assert!(why.contains("a chain is"), "{why}");
+    }
+
+    #[test]
     fn a_chain_of_another_shape_or_of_two_items_is_found() {
         let seen = |len, number| Seen {
             addr: 7,

@@ -69,6 +69,9 @@ impl Effort {
     }
 }
 
+/// Samples that are tried in a round, until one counts.
+const TRIES: usize = 3;
+
 /// What is asked for on the command line, and only that.
 #[derive(Clone, Debug)]
 struct Filter {
