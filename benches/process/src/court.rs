@@ -30,12 +30,23 @@ const LOOKS: u32 = 1 << 14;
 #[repr(align(128))]
 struct Apart<T>(T);
 
+/// The ball of a ping-pong. Each side has its own word of the one line: who polls the word that it
+/// has just stored is given it out of its own store buffer for a while, and a trip looks half as
+/// long again as it is.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Ball {
+    there: AtomicU32,
+    between: [u32; 3],
+    back: AtomicU32,
+}
+
 /// What both threads see.
 #[derive(Debug, Default)]
 struct Shared {
     /// The device's thread is at work.
     ready: Apart<AtomicBool>,
-    ball: Apart<AtomicU32>,
+    ball: Apart<Ball>,
     /// The driver has done.
     stop: Apart<AtomicBool>,
 }
@@ -172,7 +183,8 @@ impl Court {
     fn start(&self, job: Job) -> Result<()> {
         let Shared { ready, ball, stop } = &*self.shared;
         ready.0.store(false, Ordering::Relaxed);
-        ball.0.store(0, Ordering::Relaxed);
+        ball.0.there.store(0, Ordering::Relaxed);
+        ball.0.back.store(0, Ordering::Relaxed);
         stop.0.store(false, Ordering::Relaxed);
         let sent = self.jobs.send(job);
         ensure!(sent.is_ok(), "the device's thread is gone");
@@ -215,7 +227,7 @@ fn device_side(shared: &Shared, jobs: &Receiver<Job>, reports: &Sender<Share>) {
 
 /// Bounded by the length of a sample, which is below [`PATIENCE`].
 fn patient_while(mut look: impl FnMut() -> Option<()>) -> bool {
-    // Not before a first lot of looks: reading the clock takes as long as a round trip.
+    // Not before a first lot of looks: reading the clock takes as long as half a round trip.
     let mut start = None;
     loop {
         for _ in 0..LOOKS {
@@ -237,16 +249,16 @@ fn patient(is_so: impl Fn() -> bool) -> bool {
 
 /// One side of a ping-pong: nanoseconds of a round trip, unless the other side is gone.
 fn lead(shared: &Shared) -> Option<f64> {
-    let ball = &shared.ball.0;
+    let Ball { there, back, .. } = &shared.ball.0;
     // A second ping-pong of a sample goes on from where the first ended.
-    let first = ball.load(Ordering::Relaxed);
+    let first = there.load(Ordering::Relaxed);
     let mut pieces = Vec::new();
     for piece in 0..PIECES {
         let start = Instant::now();
-        for trip in 0..TRIPS {
-            let mine = first + (piece * TRIPS + trip) * 2 + 1;
-            ball.store(mine, Ordering::Release);
-            if !patient(|| ball.load(Ordering::Acquire) == mine + 1) {
+        for trip in 1..=TRIPS {
+            let number = first + piece * TRIPS + trip;
+            there.store(number, Ordering::Release);
+            if !patient(|| back.load(Ordering::Acquire) == number) {
                 return None;
             }
         }
@@ -257,14 +269,13 @@ fn lead(shared: &Shared) -> Option<f64> {
 
 /// The other side of a ping-pong; false when the first is gone.
 fn follow(shared: &Shared) -> bool {
-    let ball = &shared.ball.0;
-    let first = ball.load(Ordering::Relaxed) / 2 * 2;
-    for trip in 0..PIECES * TRIPS {
-        let theirs = first + trip * 2 + 1;
-        if !patient(|| ball.load(Ordering::Acquire) == theirs) {
+    let Ball { there, back, .. } = &shared.ball.0;
+    let first = back.load(Ordering::Relaxed);
+    for trip in 1..=PIECES * TRIPS {
+        if !patient(|| there.load(Ordering::Acquire) == first + trip) {
             return false;
         }
-        ball.store(theirs + 1, Ordering::Release);
+        back.store(first + trip, Ordering::Release);
     }
     true
 }
@@ -389,6 +400,9 @@ mod tests {
             trips
         });
         assert!(trips.0.is_some_and(|ns| ns > 0.0) && trips.1.is_some());
-        assert_eq!(shared.ball.0.load(Ordering::Relaxed), 4 * PIECES * TRIPS);
+        assert_eq!(
+            shared.ball.0.back.load(Ordering::Relaxed),
+            2 * PIECES * TRIPS
+        );
     }
 }
