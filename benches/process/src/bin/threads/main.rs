@@ -110,7 +110,10 @@ fn main() -> Result<()> {
     };
     let two_cores = match court {
         Some(court) => {
-            let ringtest = cli.ringtest.map(Ringtest::find).transpose()?;
+            let ringtest = match &cli.ringtest {
+                Some(dir) => Ringtest::find(dir, court.cpus()).map_err(|why| why.to_string()),
+                None => Err("no --ringtest directory was given: see --help".into()),
+            };
             let two_cores = TwoCores { court, ringtest };
             two_cores.skip_some(&filter)?;
             Some(two_cores)

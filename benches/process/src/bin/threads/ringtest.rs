@@ -5,7 +5,7 @@
 //! few messages, and subtracted.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(crate) const NAME: &str = "Linux ringtest ring.c";
 /// Messages of a run that is as good as none.
 const FEW: u64 = 1000;
 /// Seconds of CPU time after which the kernel ends it.
-const CPU_SECONDS: u64 = 20;
+const CPU_SECONDS: u64 = 5;
 
 /// The program.
 #[derive(Debug)]
@@ -37,30 +37,40 @@ struct Ran {
 }
 
 impl Ringtest {
-    /// The program in a directory where it was built.
-    pub(crate) fn find(dir: PathBuf) -> Result<Self> {
+    /// The program in a directory where it was built, tried once on these CPUs.
+    pub(crate) fn find(dir: &Path, cpus: [usize; 2]) -> Result<Self> {
         let ring = dir.join("ring");
         ensure!(
             ring.is_file(),
             "{} is not there: build Linux's tools/virtio/ringtest, or leave --ringtest out",
             ring.display()
         );
-        Ok(Self { ring })
+        let ringtest = Self { ring };
+        let ran = ringtest.run(cpus, 1, FEW)?;
+        let ring = ringtest.ring.display();
+        ensure!(
+            ran.is_some(),
+            "{ring} fails, or takes too long, for {FEW} messages"
+        );
+        Ok(ringtest)
     }
 
     /// One sample, with at most `window` messages in flight.
     pub(crate) fn sample(&self, court: &Court, window: usize) -> Result<Result<Sample, Rejection>> {
         // About a tenth of a second where cores are near.
         let messages = if window == 1 { 1_000_000 } else { 4_000_000 };
-        let start = self.run(court, window, FEW)?;
+        let start = self.run(court.cpus(), window, FEW)?;
         let stolen = stolen_ticks(&court.cpus())?;
         let before = court.ping()?;
-        let run = self.run(court, window, messages)?;
+        let run = self.run(court.cpus(), window, messages)?;
         let after = court.ping()?;
         let stolen = stolen_ticks(&court.cpus())? - stolen;
         let (before, after) = match (before, after) {
             (Ok(before), Ok(after)) => (before, after),
             (Err(why), _) | (_, Err(why)) => return Ok(Err(why)),
+        };
+        let (Some(start), Some(run)) = (start, run) else {
+            return Ok(Err(Rejection::TimedOut));
         };
         Ok(judge(start, run, stolen).and_then(|took| {
             place(before, after).map(|class| Sample {
@@ -71,9 +81,9 @@ impl Ringtest {
         }))
     }
 
-    /// Moves some messages.
-    fn run(&self, court: &Court, window: usize, messages: u64) -> Result<Ran> {
-        let [driver, device] = court.cpus();
+    /// Moves some messages; `None` when it fails, or takes too long.
+    fn run(&self, cpus: [usize; 2], window: usize, messages: u64) -> Result<Option<Ran>> {
+        let [driver, device] = cpus;
         let mut command = Command::new(&self.ring);
         command
             .args(["--host-affinity", &device.to_string()])
@@ -91,8 +101,7 @@ impl Ringtest {
             wall: start.elapsed(),
             cpu: children_cpu() - cpu,
         };
-        ensure!(status.success(), "{}: {status}", self.ring.display());
-        Ok(ran)
+        Ok(status.success().then_some(ran))
     }
 }
 
@@ -139,9 +148,16 @@ mod tests {
 
     #[test]
     fn a_directory_without_it_says_what_to_do() {
-        let why = Ringtest::find("/nonexistent".into())
-            .unwrap_err()
-            .to_string();
+        let why = Ringtest::find(Path::new("/nonexistent"), [0, 1]);
+        let why = why.unwrap_err().to_string();
         assert!(why.contains("leave --ringtest out"), "{why}");
+    }
+
+    #[test]
+    fn a_program_that_fails_is_no_sample() {
+        let of = |ring: &str| Ringtest { ring: ring.into() }.run([0, 1], 1, FEW);
+        assert!(of("/bin/false").unwrap().is_none());
+        assert!(of("/bin/true").unwrap().is_some());
+        assert!(of("/nonexistent").is_err());
     }
 }

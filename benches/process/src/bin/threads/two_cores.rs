@@ -22,7 +22,8 @@ const FLOOR: &str = "floor: ping-pong";
 #[derive(Debug)]
 pub(crate) struct TwoCores {
     pub(crate) court: Court,
-    pub(crate) ringtest: Option<Ringtest>,
+    /// Or why it does not take part.
+    pub(crate) ringtest: Result<Ringtest, String>,
 }
 
 /// Chains in flight: alone, a burst, and as many as a ring of 256 holds.
@@ -75,8 +76,7 @@ impl TwoCores {
                         skip(filter, subject(chain, window, &contender.to_string()), why)?;
                     }
                 }
-                if self.ringtest.is_none() && chain == Chain::One {
-                    let why = "no --ringtest directory was given: see `--help`";
+                if let (Chain::One, Err(why)) = (chain, &self.ringtest) {
                     skip(filter, subject(chain, window, ringtest::NAME), why)?;
                 }
             }
@@ -118,7 +118,7 @@ impl TwoCores {
                         }
                     }
                 }
-                if let (Chain::One, Some(ringtest)) = (chain, &self.ringtest) {
+                if let (Chain::One, Ok(ringtest)) = (chain, &self.ringtest) {
                     let subject = subject(chain, window, ringtest::NAME);
                     if filter.takes(&subject) {
                         watchdog.feed();

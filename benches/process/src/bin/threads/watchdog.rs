@@ -32,15 +32,41 @@ impl Watchdog {
 }
 
 fn watch_over(samples: &AtomicU64) {
-    let (mut last, mut idle) = (0, 0);
+    let mut idle = Idle::default();
     loop {
         std::thread::sleep(Duration::from_secs(1));
-        let now = samples.load(Ordering::Relaxed);
-        idle = if now == last { idle + 1 } else { 0 };
-        last = now;
-        if idle >= LIMIT {
+        if idle.second(samples.load(Ordering::Relaxed)) >= LIMIT {
             eprintln!("no sample for {LIMIT} seconds: giving up");
             std::process::exit(3);
         }
+    }
+}
+
+/// Counts seconds without a sample.
+#[derive(Clone, Copy, Debug, Default)]
+struct Idle {
+    last: u64,
+    seconds: u32,
+}
+
+impl Idle {
+    /// A second later there have been so many samples: for how many there was none.
+    fn second(&mut self, samples: u64) -> u32 {
+        let idle = samples == self.last;
+        self.seconds = if idle { self.seconds + 1 } else { 0 };
+        self.last = samples;
+        self.seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_without_a_sample_are_counted_and_a_sample_ends_the_count() {
+        let mut idle = Idle::default();
+        let seconds = [5, 5, 5, 6, 6].map(|samples| idle.second(samples));
+        assert_eq!(seconds, [0, 1, 2, 0, 1]);
     }
 }
