@@ -1,10 +1,10 @@
 //! Rounds of one driver, for callgrind to count.
 //!
-//! A round is: a burst of chains submitted, the kick decided, used by a device, reaped. The caller's
-//! loop is in it, and is the same for all drivers. `rounds --list` prints what can be measured, one
-//! JSON object a line; each says with which arguments this program runs it, which function holds
-//! the rounds (for `--toggle-collect`), and which function of it plays the device, whose cost is to
-//! be subtracted.
+//! A round is: a burst of chains submitted, the kick decided, used by a device, reaped. The
+//! caller's loop is in it, and is the same for all drivers. `rounds --list` prints what can be
+//! measured, one JSON object a line; each says with which arguments this program runs it, which
+//! function holds the rounds (for `--toggle-collect`), and which function of it plays the device,
+//! whose cost is to be subtracted.
 
 use anyhow::{Context as _, Result};
 use bench_process::check::{CHECK_ITEMS, Check};
@@ -36,11 +36,18 @@ struct Cli {
     contender: Option<String>,
 }
 
+/// How many chains are submitted at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batch {
+    One = 1,
+    Burst = 32,
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 struct Measurement {
     chain: Chain,
-    batch: usize,
+    batch: Batch,
     event_idx: bool,
     contender: Contender,
 }
@@ -49,7 +56,7 @@ impl Measurement {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for chain in Chain::ALL {
-            for batch in [1, 32] {
+            for batch in [Batch::One, Batch::Burst] {
                 for event_idx in [false, true] {
                     all.extend(Contender::all(chain).into_iter().map(|contender| Self {
                         chain,
@@ -67,7 +74,7 @@ impl Measurement {
         let event_idx = if self.event_idx { ", EVENT_IDX" } else { "" };
         Subject {
             group: "instructions",
-            case: format!("{}, batch {}{event_idx}", self.chain, self.batch),
+            case: format!("{}, batch {}{event_idx}", self.chain, self.batch as usize),
             contender: self.contender.to_string(),
         }
     }
@@ -89,13 +96,13 @@ impl Measurement {
     }
 }
 
-/// `ROUNDS` chains in bursts of `batch`, kicked, as a caller who does not know what the device
+/// `ROUNDS` chains in bursts of `BATCH`, kicked, as a caller who does not know what the device
 /// does.
 #[inline(never)] // callgrind collects in it
-fn counted_rounds<D: Driver>(driver: &mut D, device: &mut Device, batch: usize) -> usize {
+fn counted_rounds<D: Driver, const BATCH: usize>(driver: &mut D, device: &mut Device) -> usize {
     let mut reaped = 0;
-    for _ in 0..ROUNDS / batch {
-        driver.submit(batch);
+    for _ in 0..ROUNDS / BATCH {
+        driver.submit(BATCH);
         driver.kick();
         device.run();
         reaped += driver.reap();
@@ -105,17 +112,17 @@ fn counted_rounds<D: Driver>(driver: &mut D, device: &mut Device, batch: usize) 
 
 /// Rounds in bursts of so many.
 #[derive(Clone, Copy, Debug)]
-struct Rounds(usize);
+struct Rounds<const BATCH: usize>;
 
-impl Site for Rounds {}
+impl<const BATCH: usize> Site for Rounds<BATCH> {}
 
-impl Visit for Rounds {
+impl<const BATCH: usize> Visit for Rounds<BATCH> {
     type Site = Self;
     type Out = usize;
 
     fn visit<D: Driver>(self, mut driver: D, mut device: Device) -> usize {
         (0..CALLS)
-            .map(|_| counted_rounds(&mut driver, &mut device, self.0))
+            .map(|_| counted_rounds::<D, BATCH>(&mut driver, &mut device))
             .sum()
     }
 }
@@ -123,7 +130,7 @@ impl Visit for Rounds {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     if cli.list {
-        let quick = |m: &Measurement| m.batch == 32 && !m.event_idx;
+        let quick = |m: &Measurement| m.batch == Batch::Burst && !m.event_idx;
         for measurement in Measurement::all() {
             if !cli.quick || quick(&measurement) {
                 measurement.line().print()?;
@@ -151,7 +158,10 @@ fn main() -> Result<()> {
     contender
         .meet(chain, event_idx, CHECK_ITEMS, Check)
         .with_context(|| format!("{contender}, {chain}: wrong, and not to be measured"))?;
-    let reaped = contender.meet(chain, event_idx, 64, Rounds(batch));
+    let reaped = match batch {
+        Batch::One => contender.meet(chain, event_idx, 64, Rounds::<1>),
+        Batch::Burst => contender.meet(chain, event_idx, 64, Rounds::<32>),
+    };
     anyhow::ensure!(
         reaped == ROUNDS * CALLS,
         "{contender}, {chain}: {reaped} chains came back of {}",
