@@ -49,8 +49,8 @@ impl Rejection {
 pub enum Outcome {
     /// It counts, among those of its class.
     Kept(Class, f64),
-    /// It does not count.
-    Rejected(Rejection),
+    /// It does not count, whatever it was.
+    Rejected(Rejection, f64),
 }
 
 /// Judges a sample by what was seen around it.
@@ -58,18 +58,18 @@ pub enum Outcome {
 pub fn judge(before: Option<f64>, after: Option<f64>, alone: bool, value: f64) -> Outcome {
     let (Some(before), Some(after)) = (before, after) else {
         // The other core did not answer in time.
-        return Outcome::Rejected(Rejection::NotAlone);
+        return Outcome::Rejected(Rejection::NotAlone, value);
     };
     match (Class::of(before), Class::of(after)) {
         (Some(class), Some(same)) if class == same => {
             if alone && value.is_finite() {
                 Outcome::Kept(class, value)
             } else {
-                Outcome::Rejected(Rejection::NotAlone)
+                Outcome::Rejected(Rejection::NotAlone, value)
             }
         }
-        (Some(_), Some(_)) => Outcome::Rejected(Rejection::PlacementChanged),
-        _ => Outcome::Rejected(Rejection::BetweenClasses),
+        (Some(_), Some(_)) => Outcome::Rejected(Rejection::PlacementChanged, value),
+        _ => Outcome::Rejected(Rejection::BetweenClasses, value),
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     fn only_a_quiet_sample_of_one_placement_counts() {
         let near = Some(60.0);
         let far = Some(350.0);
-        let rejected = |why| Outcome::Rejected(why);
+        let rejected = |why| Outcome::Rejected(why, 7.0);
         assert_eq!(
             judge(near, near, true, 7.0),
             Outcome::Kept(Class::Near, 7.0)
@@ -110,6 +110,7 @@ mod tests {
         let busy = rejected(Rejection::NotAlone);
         assert_eq!(judge(near, near, false, 7.0), busy);
         assert_eq!(judge(None, near, true, 7.0), busy);
-        assert_eq!(judge(near, near, true, f64::NAN), busy);
+        let nothing = judge(near, near, true, f64::NAN);
+        assert!(matches!(nothing, Outcome::Rejected(Rejection::NotAlone, _)));
     }
 }

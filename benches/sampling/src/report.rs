@@ -33,6 +33,9 @@ struct Rejected<'a> {
     rejected: &'a str,
     #[serde(flatten)]
     subject: &'a Subject,
+    /// For people: it is not a figure.
+    value: f64,
+    unit: &'static str,
 }
 
 #[derive(Serialize)]
@@ -59,9 +62,11 @@ impl Subject {
     pub fn outcome(&self, outcome: Outcome, unit: &'static str) {
         match outcome {
             Outcome::Kept(class, value) => self.sample(class, value, unit),
-            Outcome::Rejected(why) => print(&Rejected {
+            Outcome::Rejected(why, value) => print(&Rejected {
                 rejected: why.name(),
                 subject: self,
+                value,
+                unit,
             }),
         }
     }

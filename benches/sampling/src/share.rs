@@ -85,6 +85,12 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Wall time since the start.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Ends it.
     #[must_use]
     pub fn end(self) -> Ended {

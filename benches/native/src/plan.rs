@@ -1,0 +1,177 @@
+//! Who gets a session, and when: all contenders in turn, several times.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bench_sampling::placement::{Placement, two_cores};
+use bench_sampling::report::{Subject, note};
+use bench_sampling::run::Run;
+use vring_hosted::memory::Pages;
+
+use crate::host::{Host, find_program};
+use crate::hugepages::HugePages;
+use crate::{Args, block, net};
+
+/// Samples of a session.
+const SAMPLES: u32 = 4;
+/// What a session takes that has its first sample in it.
+const SESSION: Duration = Duration::from_secs(3);
+
+/// A contender of a case.
+struct Entry {
+    subject: Subject,
+    /// Program that its device needs, and the package that has it.
+    needs: (&'static str, &'static str),
+    quick: bool,
+    session: Box<dyn Fn(&Host, &Subject) -> anyhow::Result<()>>,
+}
+
+/// Runs all of it.
+///
+/// # Errors
+/// When nothing can be measured at all; what concerns one contender is said in a line of its own.
+pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
+    let entries: Vec<_> = entries()
+        .into_iter()
+        .filter(|entry| chosen(args, entry))
+        .collect();
+    let Ok((here, there)) = two_cores() else {
+        for entry in &entries {
+            entry.subject.skipped("this process may use one core only");
+        }
+        return Ok(());
+    };
+    let reserved = reserve(args);
+    let host = Host {
+        here,
+        there,
+        pages: if reserved.is_some() {
+            Pages::Huge
+        } else {
+            Pages::Plain
+        },
+        samples: if args.bounds.quick { 1 } else { SAMPLES },
+        run: run.clone(),
+        placement: Placement::new(there).context("cannot use a second core")?,
+    };
+    note(net::GROUP, net::pages_note(host.pages));
+    let rounds = if args.bounds.quick { 1 } else { args.rounds };
+    let mut out = BTreeSet::new();
+    for round in 1..=rounds {
+        for (index, entry) in entries.iter().enumerate() {
+            if out.contains(&index) {
+                continue;
+            }
+            if !run.has_time_for(SESSION) {
+                eprintln!("bench-native: the time is up");
+                return Ok(());
+            }
+            let Subject {
+                case, contender, ..
+            } = &entry.subject;
+            let number = index + 1;
+            let all = entries.len();
+            eprintln!("round {round}/{rounds}, {number}/{all}: {case}: {contender}");
+            if let Err(why) = attempt(&host, entry) {
+                entry.subject.skipped(&why);
+                eprintln!("  skipped: {why}");
+                out.insert(index);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn chosen(args: &Args, entry: &Entry) -> bool {
+    let Subject {
+        group,
+        case,
+        contender,
+    } = &entry.subject;
+    let text = format!("{group} {case} {contender}");
+    (entry.quick || !args.bounds.quick) && text.contains(&args.only)
+}
+
+fn reserve(args: &Args) -> Option<HugePages> {
+    if args.bounds.quick || args.plain_pages {
+        return None;
+    }
+    match HugePages::reserve() {
+        Ok(pages) => Some(pages),
+        Err(why) => {
+            eprintln!("bench-native: without huge pages: {why:#}");
+            note(net::GROUP, &format!("no huge pages: {why:#}"));
+            None
+        }
+    }
+}
+
+fn attempt(host: &Host, entry: &Entry) -> Result<(), String> {
+    let (program, package) = entry.needs;
+    if find_program(program).is_none() {
+        return Err(format!("{program} is needed: apt-get install {package}"));
+    }
+    (entry.session)(host, &entry.subject).map_err(|error| format!("{error:#}"))
+}
+
+fn entries() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for operation in net::Operation::ALL {
+        for packed in [false, true] {
+            net_entries(&mut entries, operation, packed);
+        }
+    }
+    block_entries(&mut entries);
+    entries
+}
+
+/// The contenders of one case, next to each other in time.
+fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool) {
+    let needs = ("dpdk-testpmd", "dpdk-dev");
+    let rings = || net::Ring::all().filter(move |ring| ring.packed == packed);
+    let mut ours = |name: &str, ring: net::Ring, quick, make: net::Make| {
+        entries.push(Entry {
+            subject: ring.subject(operation, format!("{name} {}", ring.name())),
+            needs,
+            quick,
+            session: Box::new(move |host, subject| {
+                net::session(host, subject, ring, operation, make)
+            }),
+        });
+    };
+    for ring in rings() {
+        let plain = !ring.in_order && !ring.mergeable;
+        ours("vring", ring, plain, net::queues::make);
+    }
+    // The driver implements no buffers that are merged.
+    for ring in rings().filter(|ring| !ring.mergeable) {
+        ours("vring net driver", ring, false, net::whole::make);
+    }
+    for path in net::dpdk::Path::all().filter(|path| path.ring.packed == packed) {
+        let plain = !path.ring.in_order && !path.ring.mergeable && !path.vectorized;
+        entries.push(Entry {
+            subject: path.ring.subject(operation, path.name()),
+            needs,
+            quick: plain,
+            session: Box::new(move |host, subject| {
+                net::dpdk::session(host, subject, path, operation)
+            }),
+        });
+    }
+}
+
+fn block_entries(entries: &mut Vec<Entry>) {
+    for depth in block::DEPTHS {
+        for contender in block::Contender::ALL {
+            entries.push(Entry {
+                subject: contender.subject(depth),
+                needs: ("qemu-storage-daemon", "qemu-utils"),
+                quick: depth == block::QUICK_DEPTH,
+                session: Box::new(move |host, subject| {
+                    block::session(host, subject, contender, depth)
+                }),
+            });
+        }
+    }
+}
