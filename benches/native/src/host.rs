@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bench_sampling::Outcome;
 use bench_sampling::placement::{Placement, pin};
 use bench_sampling::report::Subject;
 use bench_sampling::run::Run;
@@ -11,11 +12,13 @@ use bench_sampling::share::{Clock, Ended, Watch};
 use vring_hosted::memory::Pages;
 
 /// Longest time that a device may run.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// Length of a sample.
 pub(crate) const SAMPLE: Duration = Duration::from_millis(150);
 /// Traffic in front of a sample, after others had the cores.
 pub(crate) const SETTLE: Duration = Duration::from_millis(10);
+/// Samples that are tried, at most, for each that is to count.
+const TRIES: u32 = 2;
 /// How long a device may do nothing before a session has failed.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -28,7 +31,7 @@ pub(crate) struct Host {
     pub(crate) there: usize,
     /// The device's memory, and the driver's.
     pub(crate) pages: Pages,
-    /// Samples of a session.
+    /// Samples of a session that are to count.
     pub(crate) samples: u32,
     pub(crate) run: Run,
     pub(crate) placement: Placement,
@@ -86,10 +89,7 @@ impl Host {
                 waited += SETTLE;
                 anyhow::ensure!(waited < STALL, "the device does nothing");
             }
-            for _ in 0..self.samples {
-                if !self.run.has_time_for(SAMPLE) {
-                    return Ok(());
-                }
+            self.repeat(SAMPLE, || {
                 let outcome = bench_sampling::sample(&self.placement, || {
                     steps(driver, SETTLE, &[])?;
                     let (finished, ended) = steps(driver, SAMPLE, clocks)?;
@@ -98,9 +98,28 @@ impl Host {
                     anyhow::Ok((rate / unit.scale(), ended))
                 })?;
                 subject.outcome(outcome, unit.name());
-            }
-            Ok(())
+                Ok(outcome)
+            })
         })
+    }
+
+    /// Takes samples that last so long each, until there are enough that count; but not for ever.
+    ///
+    /// # Errors
+    /// What `sample` says.
+    pub(crate) fn repeat(
+        &self,
+        length: Duration,
+        mut sample: impl FnMut() -> anyhow::Result<Outcome>,
+    ) -> anyhow::Result<()> {
+        let mut kept = 0;
+        for _ in 0..self.samples * TRIES {
+            if kept == self.samples || !self.run.has_time_for(length) {
+                break;
+            }
+            kept += u32::from(matches!(sample()?, Outcome::Kept(..)));
+        }
+        Ok(())
     }
 
     /// Runs something on the driver's core, while this thread stays where it may be: processes

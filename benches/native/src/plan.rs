@@ -11,6 +11,7 @@ use vring_hosted::memory::Pages;
 
 use crate::host::{Host, find_program};
 use crate::hugepages::HugePages;
+use crate::net::Devices;
 use crate::{Args, block, net};
 
 /// Samples of a session.
@@ -24,7 +25,7 @@ struct Entry {
     /// Program that its device needs, and the package that has it.
     needs: (&'static str, &'static str),
     quick: bool,
-    session: Box<dyn Fn(&Host, &Subject) -> anyhow::Result<()>>,
+    session: Box<dyn Fn(&Host, &mut Devices, &Subject) -> anyhow::Result<()>>,
 }
 
 /// Runs all of it.
@@ -57,6 +58,7 @@ pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
     };
     note(net::GROUP, net::pages_note(host.pages));
     let rounds = if args.bounds.quick { 1 } else { args.rounds };
+    let mut devices = Devices::default();
     let mut out = BTreeSet::new();
     for round in 1..=rounds {
         for (index, entry) in entries.iter().enumerate() {
@@ -73,7 +75,7 @@ pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
             let number = index + 1;
             let all = entries.len();
             eprintln!("round {round}/{rounds}, {number}/{all}: {case}: {contender}");
-            if let Err(why) = attempt(&host, entry) {
+            if let Err(why) = attempt(&host, &mut devices, entry) {
                 entry.subject.skipped(&why);
                 eprintln!("  skipped: {why}");
                 out.insert(index);
@@ -107,12 +109,12 @@ fn reserve(args: &Args) -> Option<HugePages> {
     }
 }
 
-fn attempt(host: &Host, entry: &Entry) -> Result<(), String> {
+fn attempt(host: &Host, devices: &mut Devices, entry: &Entry) -> Result<(), String> {
     let (program, package) = entry.needs;
     if find_program(program).is_none() {
         return Err(format!("{program} is needed: apt-get install {package}"));
     }
-    (entry.session)(host, &entry.subject).map_err(|error| format!("{error:#}"))
+    (entry.session)(host, devices, &entry.subject).map_err(|error| format!("{error:#}"))
 }
 
 fn entries() -> Vec<Entry> {
@@ -135,8 +137,8 @@ fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool
             subject: ring.subject(operation, format!("{name} {}", ring.name())),
             needs,
             quick,
-            session: Box::new(move |host, subject| {
-                net::session(host, subject, ring, operation, make)
+            session: Box::new(move |host, devices, subject| {
+                net::session(host, devices, subject, ring, operation, make)
             }),
         });
     };
@@ -154,8 +156,8 @@ fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool
             subject: path.ring.subject(operation, path.name()),
             needs,
             quick: plain,
-            session: Box::new(move |host, subject| {
-                net::dpdk::session(host, subject, path, operation)
+            session: Box::new(move |host, devices, subject| {
+                net::dpdk::session(host, devices, subject, path, operation)
             }),
         });
     }
@@ -168,7 +170,7 @@ fn block_entries(entries: &mut Vec<Entry>) {
                 subject: contender.subject(depth),
                 needs: ("qemu-storage-daemon", "qemu-utils"),
                 quick: depth == block::QUICK_DEPTH,
-                session: Box::new(move |host, subject| {
+                session: Box::new(move |host, _, subject| {
                     block::session(host, subject, contender, depth)
                 }),
             });

@@ -10,7 +10,7 @@ use bench_sampling::report::Subject;
 use bench_sampling::share::Watch;
 use vring_hosted::testpmd::{Device, Forward, Setup, Testpmd};
 
-use super::{FIRST, Operation, Ring, SIZE, device, poller};
+use super::{Devices, FIRST, Operation, Ring, SIZE, poller};
 use crate::host::{Host, LIMIT, SAMPLE, Unit};
 
 /// Traffic in front of a sample, after a start that empties rings first.
@@ -74,7 +74,7 @@ const fn of_driver(operation: Operation) -> Forward {
 struct Pair<'a> {
     host: &'a Host,
     operation: Operation,
-    device: Testpmd,
+    device: &'a Testpmd,
     driver: Testpmd,
 }
 
@@ -84,33 +84,37 @@ struct Pair<'a> {
 /// When one of the processes fails, or the driver does not take that path here.
 pub(crate) fn session(
     host: &Host,
+    devices: &mut Devices,
     subject: &Subject,
     path: Path,
     operation: Operation,
 ) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir().context("cannot make a directory for the socket")?;
-    let device = device(host, dir.path(), operation)?;
-    let setup = Setup {
-        device: Device::VirtioUser {
-            socket: dir.path().join("vhost.sock"),
-            options: path.options(),
-        },
-        forward: of_driver(operation),
-        auto_start: false,
-        cores: Some((host.there, host.here)),
-        pages: host.pages,
-    };
-    let driver = Testpmd::launch(&setup, LIMIT)?;
-    driver.ready()?;
-    check_path(&driver, path, operation)?;
-    device.halt()?;
-    let pair = Pair {
-        host,
-        operation,
-        device,
-        driver,
-    };
-    host.on_core(|| pair.measure(subject))
+    devices.session(host, operation, |running| {
+        let setup = Setup {
+            device: Device::VirtioUser {
+                socket: running.socket.clone(),
+                options: path.options(),
+            },
+            forward: of_driver(operation),
+            auto_start: false,
+            cores: Some((host.there, host.here)),
+            pages: host.pages,
+        };
+        let driver = Testpmd::launch(&setup, LIMIT)?;
+        driver.ready()?;
+        check_path(&driver, path, operation)?;
+        let device = &running.testpmd;
+        device.halt()?;
+        let pair = Pair {
+            host,
+            operation,
+            device,
+            driver,
+        };
+        host.on_core(|| pair.measure(subject))?;
+        // As it was found.
+        device.forward(0)
+    })
 }
 
 /// Whether the driver has said that it takes the vectorized way: it falls back in silence where it
@@ -140,11 +144,8 @@ fn check_path(driver: &Testpmd, path: Path, operation: Operation) -> anyhow::Res
 
 impl Pair<'_> {
     fn measure(&self, subject: &Subject) -> anyhow::Result<()> {
-        let clocks = [poller(&self.device)?, poller(&self.driver)?];
-        for _ in 0..self.host.samples {
-            if !self.host.run.has_time_for(2 * SAMPLE) {
-                return Ok(());
-            }
+        let clocks = [poller(self.device)?, poller(&self.driver)?];
+        self.host.repeat(2 * SAMPLE, || {
             let outcome = bench_sampling::sample(&self.host.placement, || {
                 self.start()?;
                 std::thread::sleep(SETTLE);
@@ -159,14 +160,14 @@ impl Pair<'_> {
                 anyhow::Ok((rate as f64 / Unit::Mpps.scale(), ended))
             })?;
             subject.outcome(outcome, Unit::Mpps.name());
-        }
-        Ok(())
+            Ok(outcome)
+        })
     }
 
     /// Where frames arrive.
     fn counter(&self) -> &Testpmd {
         match self.operation {
-            Operation::Transmit => &self.device,
+            Operation::Transmit => self.device,
             Operation::Receive | Operation::Loop => &self.driver,
         }
     }

@@ -15,12 +15,14 @@ pub(crate) mod dpdk;
 pub(crate) mod queues;
 pub(crate) mod whole;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bench_sampling::report::Subject;
 use bench_sampling::share::Clock;
+use tempfile::TempDir;
 use vring::device::net as device;
 use vring::features::{Feature, Features};
 use vring::transport::DeviceId;
@@ -40,6 +42,8 @@ pub(crate) const BURST: usize = 32;
 pub(crate) const FIRST: u32 = 6;
 /// Frames under way in a loop.
 pub(crate) const IN_LOOP: usize = FIRST as usize * BURST;
+/// How old a device gets that is used for another session.
+const LONGEST: Duration = Duration::from_secs(60);
 /// Bytes that are shared: rings, and three blocks for each descriptor.
 const SHARED: usize = 4 << 20;
 
@@ -141,19 +145,79 @@ impl Ring {
 pub(crate) type Make =
     fn(VhostUser, &Arc<Region>, Ring, Operation) -> anyhow::Result<Box<dyn Driver>>;
 
-/// Starts a device in that directory.
-fn device(host: &Host, dir: &Path, operation: Operation) -> anyhow::Result<Testpmd> {
-    let setup = Setup {
-        device: Device::Vhost(dir.join("vhost.sock")),
-        forward: operation.of_device(),
-        auto_start: true,
-        // Its commands are taken on the driver's core, where none come while that matters.
-        cores: Some((host.here, host.there)),
-        pages: host.pages,
-    };
-    let device = Testpmd::launch(&setup, LIMIT)?;
-    device.ready()?;
-    Ok(device)
+/// The device that serves sessions now: one after the other, as a switch serves guests that come
+/// and go. It takes seconds to start.
+#[derive(Debug, Default)]
+pub(crate) struct Devices(Option<Running>);
+
+#[derive(Debug)]
+struct Running {
+    operation: Operation,
+    since: Instant,
+    testpmd: Testpmd,
+    socket: PathBuf,
+    _dir: TempDir,
+}
+
+impl Devices {
+    /// Runs a session with a device that does its part of that operation. It is used again when
+    /// all went well.
+    ///
+    /// # Errors
+    /// When none can be started, or the session fails.
+    fn session(
+        &mut self,
+        host: &Host,
+        operation: Operation,
+        session: impl FnOnce(&Running) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let fit =
+            |running: &Running| running.operation == operation && running.since.elapsed() < LONGEST;
+        let running = match self.0.take().filter(fit) {
+            Some(running) => running,
+            None => Running::start(host, operation)?,
+        };
+        let before = running.frames()?;
+        session(&running)?;
+        // It counts, too.
+        anyhow::ensure!(running.frames()? != before, "the device has seen no frame");
+        self.0 = Some(running);
+        Ok(())
+    }
+}
+
+impl Running {
+    fn start(host: &Host, operation: Operation) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir().context("cannot make a directory for the socket")?;
+        let socket = dir.path().join("vhost.sock");
+        let setup = Setup {
+            device: Device::Vhost(socket.clone()),
+            forward: operation.of_device(),
+            auto_start: true,
+            // Its commands are taken on the driver's core, where none come while that matters.
+            cores: Some((host.here, host.there)),
+            pages: host.pages,
+        };
+        let testpmd = Testpmd::launch(&setup, LIMIT)?;
+        testpmd.ready()?;
+        Ok(Self {
+            operation,
+            since: Instant::now(),
+            testpmd,
+            socket,
+            _dir: dir,
+        })
+    }
+
+    /// Frames that it has seen.
+    fn frames(&self) -> anyhow::Result<u64> {
+        let stats = self.testpmd.stats()?;
+        Ok(match self.operation {
+            Operation::Transmit => stats.received,
+            Operation::Receive => stats.sent,
+            Operation::Loop => stats.received.min(stats.sent),
+        })
+    }
 }
 
 /// The clock of the thread that polls.
@@ -168,34 +232,21 @@ fn poller(testpmd: &Testpmd) -> anyhow::Result<Clock> {
 /// When the device or the driver fails.
 pub(crate) fn session(
     host: &Host,
+    devices: &mut Devices,
     subject: &Subject,
     ring: Ring,
     operation: Operation,
     make: Make,
 ) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir().context("cannot make a directory for the socket")?;
-    let device = device(host, dir.path(), operation)?;
-    let pages = host.pages;
-    let region = Region::with_pages(SHARED, pages).context("cannot share memory")?;
-    let transport = VhostUser::new(device.connect()?, &region, identity())?;
-    let clocks = [Clock::ThisThread, poller(&device)?];
-    // Made where it runs, so that its memory is first touched there.
-    let mut driver = host.on_core(|| make(transport, &region, ring, operation))?;
-    host.measure(subject, &mut *driver, &clocks, Unit::Mpps)?;
-    driver.finish()?;
-    check_count(&device, operation)
-}
-
-/// The device has counted frames, too.
-fn check_count(device: &Testpmd, operation: Operation) -> anyhow::Result<()> {
-    let stats = device.stats()?;
-    let frames = match operation {
-        Operation::Transmit => stats.received,
-        Operation::Receive => stats.sent,
-        Operation::Loop => stats.received.min(stats.sent),
-    };
-    anyhow::ensure!(frames != 0, "the device has seen no frame: {stats:?}");
-    Ok(())
+    devices.session(host, operation, |device| {
+        let region = Region::with_pages(SHARED, host.pages).context("cannot share memory")?;
+        let transport = VhostUser::new(device.testpmd.connect()?, &region, identity())?;
+        let clocks = [Clock::ThisThread, poller(&device.testpmd)?];
+        // Made where it runs, so that its memory is first touched there.
+        let mut driver = host.on_core(|| make(transport, &region, ring, operation))?;
+        host.measure(subject, &mut *driver, &clocks, Unit::Mpps)?;
+        driver.finish()
+    })
 }
 
 /// A network device of one pair of queues.
