@@ -17,8 +17,12 @@ mod block;
 mod frames;
 mod host;
 mod hugepages;
+#[allow(unsafe_code)] // what stands for a platform there is
+mod incumbent;
 mod net;
 mod plan;
+#[allow(unsafe_code)] // rings that others lay out
+mod raw;
 
 use std::process::ExitCode;
 

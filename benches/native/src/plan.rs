@@ -12,7 +12,7 @@ use vring_hosted::memory::Pages;
 use crate::host::{Host, find_program};
 use crate::hugepages::HugePages;
 use crate::net::Devices;
-use crate::{Args, block, net};
+use crate::{Args, block, incumbent, net};
 
 /// Samples of a session.
 const SAMPLES: u32 = 4;
@@ -132,7 +132,7 @@ fn entries() -> Vec<Entry> {
 fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool) {
     let needs = ("dpdk-testpmd", "dpdk-dev");
     let rings = || net::Ring::all().filter(move |ring| ring.packed == packed);
-    let mut ours = |name: &str, ring: net::Ring, quick, make: net::Make| {
+    let mut here = |name: &str, ring: net::Ring, quick, make: net::Make| {
         entries.push(Entry {
             subject: ring.subject(operation, format!("{name} {}", ring.name())),
             needs,
@@ -144,12 +144,26 @@ fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool
     };
     for ring in rings() {
         let plain = !ring.in_order && !ring.mergeable;
-        ours("vring", ring, plain, net::queues::make);
+        here("vring", ring, plain, net::queues::make);
     }
     // The driver implements no buffers that are merged.
     for ring in rings().filter(|ring| !ring.mergeable) {
-        ours("vring net driver", ring, false, net::whole::make);
+        here("vring net driver", ring, false, net::whole::make);
     }
+    let plain = if packed {
+        net::Ring::PACKED
+    } else {
+        net::Ring::SPLIT
+    };
+    if !packed {
+        here(incumbent::NAME, plain, true, net::others::incumbent);
+    }
+    here(
+        "virtio-driver 0.6.1 (libblkio)",
+        plain,
+        false,
+        net::others::blkio,
+    );
     for path in net::dpdk::Path::all().filter(|path| path.ring.packed == packed) {
         let plain = !path.ring.in_order && !path.ring.mergeable && !path.vectorized;
         entries.push(Entry {

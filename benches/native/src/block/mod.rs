@@ -6,6 +6,8 @@
 //! decides about kicks as its interface has it: the device sleeps until it is kicked.
 
 pub(crate) mod blkio;
+#[allow(unsafe_code)] // the interface of a queue is
+pub(crate) mod incumbent;
 pub(crate) mod queue;
 
 use anyhow::Context as _;
@@ -31,10 +33,11 @@ const PIECES: u16 = 3;
 pub(crate) enum Contender {
     Vring { event_idx: bool, indirect: bool },
     Blkio { event_idx: bool },
+    Incumbent { event_idx: bool },
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Vring {
             event_idx: false,
             indirect: false,
@@ -45,6 +48,8 @@ impl Contender {
             indirect: false,
         },
         Self::Blkio { event_idx: true },
+        Self::Incumbent { event_idx: false },
+        Self::Incumbent { event_idx: true },
         Self::Vring {
             event_idx: false,
             indirect: true,
@@ -62,6 +67,7 @@ impl Contender {
                 indirect,
             } => ("vring split", event_idx, indirect),
             Self::Blkio { event_idx } => ("virtio-driver 0.6.1 (libblkio) split", event_idx, false),
+            Self::Incumbent { event_idx } => ("virtio-drivers 0.13 split", event_idx, false),
         };
         let event_idx = if event_idx { " event-idx" } else { "" };
         let indirect = if indirect { " indirect" } else { "" };
@@ -102,6 +108,13 @@ pub(crate) fn session(
                 indirect,
             } => queue::make(&device, depth, event_idx, indirect)?,
             Contender::Blkio { event_idx } => blkio::make(&device, depth, event_idx)?,
+            // The size of its ring is part of its type.
+            Contender::Incumbent { event_idx } if ring_size(depth) == 256 => {
+                incumbent::make::<256>(&device, depth, event_idx)?
+            }
+            Contender::Incumbent { event_idx } => {
+                incumbent::make::<512>(&device, depth, event_idx)?
+            }
         })
     })?;
     host.measure(subject, &mut *driver, &[Clock::ThisThread], Unit::Kiops)?;

@@ -16,15 +16,25 @@ use super::{PIECES, SECTOR, next_sector, ring_size};
 use crate::host::Driver;
 
 /// Bytes that are shared: rings, cells and tables, and a sector for each request.
-const SHARED: usize = 1 << 20;
+pub(super) const SHARED: usize = 1 << 20;
 
 /// `virtio_blk_req` up to the data (VIRTIO 1.4, 5.2.6); all zero but the sector: a read.
 #[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
-struct Header {
+pub(super) struct Header {
     kind: U32,
     reserved: U32,
     sector: U64,
+}
+
+impl Header {
+    /// Reads that sector.
+    pub(super) fn read(sector: u64) -> Self {
+        Self {
+            sector: U64::new(sector),
+            ..Self::default()
+        }
+    }
 }
 
 #[repr(align(128))]
@@ -37,6 +47,17 @@ struct Queue {
     live: Live<Shared, VhostUser>,
 }
 
+/// A disk of one queue.
+pub(super) fn identity(max_size: u16) -> Identity {
+    Identity {
+        device: DeviceId::BLOCK,
+        queues: 1,
+        max_size,
+        config: Vec::new(),
+        emulated: Features::EMPTY,
+    }
+}
+
 /// Negotiates, and begins.
 pub(super) fn make(
     device: &StorageDaemon,
@@ -45,14 +66,7 @@ pub(super) fn make(
     indirect: bool,
 ) -> anyhow::Result<Box<dyn Driver>> {
     let region = Region::new(SHARED)?;
-    let identity = Identity {
-        device: DeviceId::BLOCK,
-        queues: 1,
-        max_size: ring_size(depth),
-        config: Vec::new(),
-        emulated: Features::EMPTY,
-    };
-    let transport = VhostUser::new(device.connect()?, &region, identity)?;
+    let transport = VhostUser::new(device.connect()?, &region, identity(ring_size(depth)))?;
     let mut require = Features::from(Feature::VERSION_1);
     if event_idx {
         require = require.with(Feature::EVENT_IDX);
@@ -90,10 +104,7 @@ impl Queue {
     #[inline]
     fn submit(&mut self) -> anyhow::Result<()> {
         for buf in self.back.drain(..) {
-            let header = Header {
-                sector: U64::new(self.sector),
-                ..Header::default()
-            };
+            let header = Header::read(self.sector);
             self.sector = next_sector(self.sector);
             self.queue.submit_with(&header, buf)?;
         }

@@ -12,6 +12,8 @@
 //! offered.
 
 pub(crate) mod dpdk;
+#[allow(unsafe_code)] // the interfaces of other queues are
+pub(crate) mod others;
 pub(crate) mod queues;
 pub(crate) mod whole;
 
