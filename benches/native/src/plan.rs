@@ -1,6 +1,5 @@
 //! Who gets a session, and when: all contenders in turn, several times.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,7 +42,9 @@ pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
         }
         return Ok(());
     };
-    let reserved = reserve(args);
+    let is_net = |entry: &Entry| entry.subject.group == net::GROUP;
+    let net = entries.iter().any(is_net);
+    let reserved = if net { reserve(args) } else { None };
     let host = Host {
         here,
         there,
@@ -56,18 +57,29 @@ pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
         run: run.clone(),
         placement: Placement::new(there).context("cannot use a second core")?,
     };
-    note(net::GROUP, net::pages_note(host.pages));
+    if net {
+        note(net::GROUP, net::pages_note(host.pages));
+    }
     let rounds = if args.bounds.quick { 1 } else { args.rounds };
+    let mut state = vec![Err("the time was up before its first session".to_owned()); entries.len()];
+    play(&host, &entries, rounds, &mut state);
+    for (entry, state) in entries.iter().zip(&state) {
+        if let Err(why) = state {
+            entry.subject.skipped(why);
+        }
+    }
+    Ok(())
+}
+
+/// All rounds, as far as there is time. The state of a contender is an error until it has had a
+/// session: a device may fail once and work again.
+fn play(host: &Host, entries: &[Entry], rounds: u32, state: &mut [Result<(), String>]) {
     let mut devices = Devices::default();
-    let mut out = BTreeSet::new();
     for round in 1..=rounds {
         for (index, entry) in entries.iter().enumerate() {
-            if out.contains(&index) {
-                continue;
-            }
-            if !run.has_time_for(SESSION) {
+            if !host.run.has_time_for(SESSION) {
                 eprintln!("bench-native: the time is up");
-                return Ok(());
+                return;
             }
             let Subject {
                 case, contender, ..
@@ -75,14 +87,15 @@ pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
             let number = index + 1;
             let all = entries.len();
             eprintln!("round {round}/{rounds}, {number}/{all}: {case}: {contender}");
-            if let Err(why) = attempt(&host, &mut devices, entry) {
-                entry.subject.skipped(&why);
-                eprintln!("  skipped: {why}");
-                out.insert(index);
+            let session = attempt(host, &mut devices, entry);
+            if let Err(why) = &session {
+                eprintln!("  failed: {why}");
+            }
+            if state[index].is_err() {
+                state[index] = session;
             }
         }
     }
-    Ok(())
 }
 
 fn chosen(args: &Args, entry: &Entry) -> bool {
@@ -119,12 +132,13 @@ fn attempt(host: &Host, devices: &mut Devices, entry: &Entry) -> Result<(), Stri
 
 fn entries() -> Vec<Entry> {
     let mut entries = Vec::new();
+    // The short ones first, in case the time is.
+    block_entries(&mut entries);
     for operation in net::Operation::ALL {
         for packed in [false, true] {
             net_entries(&mut entries, operation, packed);
         }
     }
-    block_entries(&mut entries);
     entries
 }
 

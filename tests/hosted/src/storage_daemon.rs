@@ -24,15 +24,18 @@ pub struct StorageDaemon {
 }
 
 impl StorageDaemon {
-    /// Starts it on one core, its socket in `dir`, for `limit` at most.
+    /// Starts it on one core, its socket in `dir`, for `limit` at most; it ends with the calling
+    /// thread.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(dir: &Path, core: usize, limit: Duration) -> anyhow::Result<Self> {
         let socket = dir.join("blk.sock");
         let path = socket.to_str().context("the path is not text")?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", &core.to_string(), "qemu-storage-daemon"]);
+        // It does not end with its standard input, so it has to be killed when this process is.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "taskset", "-c"]);
+        command.args([&core.to_string(), "qemu-storage-daemon"]);
         command.arg("--blockdev").arg(format!(
             "driver=null-co,node-name=n0,read-zeroes=on,size={DISK}"
         ));
