@@ -8,6 +8,7 @@ use bench_sampling::report::{Subject, note};
 use bench_sampling::run::Run;
 use vring_hosted::memory::Pages;
 
+use crate::block::BLKIO;
 use crate::host::{Host, find_program};
 use crate::hugepages::HugePages;
 use crate::net::Devices;
@@ -59,6 +60,13 @@ pub(crate) fn carry_out(args: &Args, run: &Run) -> anyhow::Result<()> {
     };
     if net {
         note(net::GROUP, net::pages_note(host.pages));
+        note(
+            net::GROUP,
+            &format!(
+                "{BLKIO} takes no part with its packed ring: it leaves NEXT set on a chain of one \
+                 descriptor, so that the device walks on into what is behind it"
+            ),
+        );
     }
     let rounds = if args.bounds.quick { 1 } else { args.rounds };
     let mut state = vec![Err("the time was up before its first session".to_owned()); entries.len()];
@@ -170,7 +178,9 @@ fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool
         net::Ring::SPLIT
     };
     if !packed {
+        // The first has no packed ring, and that of the second takes no chain of one descriptor.
         here(incumbent::NAME, plain, true, net::others::incumbent);
+        here(BLKIO, plain, false, net::others::blkio);
     }
     here(
         "virtio-driver 0.6.1 (libblkio)",

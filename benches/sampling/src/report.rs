@@ -33,9 +33,6 @@ struct Rejected<'a> {
     rejected: &'a str,
     #[serde(flatten)]
     subject: &'a Subject,
-    /// For people: it is not a figure.
-    value: f64,
-    unit: &'static str,
 }
 
 #[derive(Serialize)]
@@ -62,12 +59,15 @@ impl Subject {
     pub fn outcome(&self, outcome: Outcome, unit: &'static str) {
         match outcome {
             Outcome::Kept(class, value) => self.sample(class, value, unit),
-            Outcome::Rejected(why, value) => print(&Rejected {
-                rejected: why.name(),
-                subject: self,
-                value,
-                unit,
-            }),
+            Outcome::Rejected(why, value) => {
+                let why = why.name();
+                // For people: it is no figure.
+                eprintln!("  {value:.2} {unit}, but {why}");
+                print(&Rejected {
+                    rejected: why,
+                    subject: self,
+                });
+            }
         }
     }
 

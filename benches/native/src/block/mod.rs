@@ -19,6 +19,8 @@ use crate::host::{Driver, Host, LIMIT, Unit};
 
 /// The group of all cases here.
 pub(crate) const GROUP: &str = "native-block";
+/// The name of libblkio's crate among contenders.
+pub(crate) const BLKIO: &str = "virtio-driver 0.6.1 (libblkio)";
 /// Requests under way.
 pub(crate) const DEPTHS: [u16; 4] = [1, 32, 64, 128];
 /// The one of them that a quick run has.
@@ -65,13 +67,13 @@ impl Contender {
             Self::Vring {
                 event_idx,
                 indirect,
-            } => ("vring split", event_idx, indirect),
-            Self::Blkio { event_idx } => ("virtio-driver 0.6.1 (libblkio) split", event_idx, false),
-            Self::Incumbent { event_idx } => ("virtio-drivers 0.13 split", event_idx, false),
+            } => ("vring", event_idx, indirect),
+            Self::Blkio { event_idx } => (BLKIO, event_idx, false),
+            Self::Incumbent { event_idx } => (crate::incumbent::NAME, event_idx, false),
         };
         let event_idx = if event_idx { " event-idx" } else { "" };
         let indirect = if indirect { " indirect" } else { "" };
-        format!("{name}{event_idx}{indirect}")
+        format!("{name} split{event_idx}{indirect}")
     }
 
     pub(crate) fn subject(self, depth: u16) -> Subject {

@@ -229,10 +229,6 @@ pub(crate) fn blkio(
     ring: super::Ring,
     operation: Operation,
 ) -> anyhow::Result<Box<dyn Driver>> {
-    ensure!(
-        !ring.packed,
-        "its packed ring leaves NEXT set on a chain of one descriptor: the device walks on"
-    );
     make::<Blkio>(transport, region, ring, operation)
 }
 
