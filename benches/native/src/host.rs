@@ -1,7 +1,7 @@
 //! What all sessions share: two cores, a kind of memory, how long samples are.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bench_sampling::Outcome;
@@ -70,6 +70,18 @@ fn steps(
     }
 }
 
+/// Steps until something is finished.
+fn see_life(driver: &mut dyn Driver) -> anyhow::Result<()> {
+    let end = Instant::now() + STALL;
+    while steps(driver, SETTLE, &[])?.0 == 0 {
+        anyhow::ensure!(
+            Instant::now() < end,
+            "the device has done nothing for {STALL:?}"
+        );
+    }
+    Ok(())
+}
+
 impl Host {
     /// Takes the samples of one session with a driver in this process, on its core, as so many
     /// `unit`s each.
@@ -84,16 +96,16 @@ impl Host {
         unit: Unit,
     ) -> anyhow::Result<()> {
         self.on_core(|| {
-            let mut waited = Duration::ZERO;
-            while steps(driver, SETTLE, &[])?.0 == 0 {
-                waited += SETTLE;
-                anyhow::ensure!(waited < STALL, "the device does nothing");
-            }
+            see_life(driver)?;
             self.repeat(SAMPLE, || {
                 let outcome = bench_sampling::sample(&self.placement, || {
                     steps(driver, SETTLE, &[])?;
-                    let (finished, ended) = steps(driver, SAMPLE, clocks)?;
-                    anyhow::ensure!(finished != 0, "the device does nothing any more");
+                    let (finished, mut ended) = steps(driver, SAMPLE, clocks)?;
+                    if finished == 0 {
+                        // Somebody else has the device's core, or it has stopped for good.
+                        ended.alone = false;
+                        see_life(driver)?;
+                    }
                     let rate = finished as f64 / ended.elapsed.as_secs_f64();
                     anyhow::Ok((rate / unit.scale(), ended))
                 })?;

@@ -44,9 +44,11 @@ pub(crate) const BURST: usize = 32;
 pub(crate) const FIRST: u32 = 6;
 /// Frames under way in a loop.
 pub(crate) const IN_LOOP: usize = FIRST as usize * BURST;
+/// Frames of a driver: both rings full, all of a loop in between, and enough to fill a ring again.
+pub(crate) const FRAMES: usize = 4 * SIZE as usize;
 /// How old a device gets that is used for another session.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Bytes that are shared: rings, and three blocks for each descriptor.
+/// Bytes that are shared: rings, and [`FRAMES`].
 const SHARED: usize = 4 << 20;
 
 /// Which way frames go.

@@ -13,7 +13,7 @@ use vring::transport::QueueIndex;
 use vring_hosted::memory::Region;
 use vring_hosted::vhost_user::VhostUser;
 
-use super::{BURST, IN_LOOP, Operation, SIZE, TEMPLATE};
+use super::{BURST, FRAMES, IN_LOOP, Operation, SIZE, TEMPLATE};
 use crate::frames::{BLOCK, FRAME, Frame, HEADER, Pool};
 use crate::host::Driver;
 use crate::incumbent;
@@ -242,7 +242,7 @@ fn make<Q: Queue + 'static>(
     let rx = Q::new(&mut device, region, RECEIVE_QUEUE)?;
     let tx = Q::new(&mut device, region, TRANSMIT_QUEUE)?;
     device.go()?;
-    let (pool, idle) = Pool::new(region, 3 * usize::from(SIZE))?;
+    let (pool, idle) = Pool::new(region, FRAMES)?;
     let mut others = Others {
         rx,
         tx,
@@ -335,6 +335,8 @@ impl<Q: Queue> Others<Q> {
         if self.turning.is_empty() {
             return Ok(0);
         }
+        // First, so that there is a buffer for each frame however fast it is back.
+        self.refill()?;
         if self.room() < self.turning.len() {
             self.reclaim()?;
         }
@@ -343,7 +345,6 @@ impl<Q: Queue> Others<Q> {
             frame.clear_header();
             self.tx.add(frame)?;
         }
-        self.refill()?;
         Ok(received)
     }
 }

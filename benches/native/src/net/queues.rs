@@ -11,7 +11,7 @@ use vring::virtqueue::Virtqueue;
 use vring_hosted::memory::{Region, Shared};
 use vring_hosted::vhost_user::VhostUser;
 
-use super::{BURST, IN_LOOP, Operation, Ring, SIZE, TEMPLATE};
+use super::{BURST, FRAMES, IN_LOOP, Operation, Ring, SIZE, TEMPLATE};
 use crate::frames::{FRAME, Frame, HEADER, Incoming, Outgoing, Pool};
 use crate::host::Driver;
 
@@ -56,7 +56,7 @@ pub(crate) fn make(
     let (Ok(rx), Ok(tx)) = (rx.start(&live), tx.start(&live)) else {
         bail!("queues of another device");
     };
-    let (pool, idle) = Pool::new(region, 3 * usize::from(SIZE))?;
+    let (pool, idle) = Pool::new(region, FRAMES)?;
     let mut queues = Queues {
         rx,
         tx,
@@ -179,6 +179,8 @@ impl Queues {
         if self.turning.is_empty() {
             return Ok(0);
         }
+        // First, so that there is a buffer for each frame however fast it is back.
+        self.refill()?;
         if usize::from(self.tx.free()) < self.turning.len() {
             self.reclaim()?;
         }
@@ -191,7 +193,6 @@ impl Queues {
         self.tx.submit_burst(&mut cleared)?;
         drop(cleared);
         self.tx.publish();
-        self.refill()?;
         Ok(received as u64)
     }
 }

@@ -9,7 +9,7 @@ use vring::features::Feature;
 use vring_hosted::memory::{Region, Shared};
 use vring_hosted::vhost_user::VhostUser;
 
-use super::{BURST, IN_LOOP, Operation, Ring, SIZE, TEMPLATE};
+use super::{BURST, FRAMES, IN_LOOP, Operation, Ring, SIZE, TEMPLATE};
 use crate::frames::{FRAME, Frame, Pool};
 use crate::host::Driver;
 
@@ -44,7 +44,7 @@ pub(crate) fn make(
     let features = driver.control().features();
     ensure!(features.has(Feature::RING_PACKED) == ring.packed);
     ensure!(features.has(Feature::IN_ORDER) == ring.in_order);
-    let (pool, idle) = Pool::new(region, 3 * usize::from(SIZE))?;
+    let (pool, idle) = Pool::new(region, FRAMES)?;
     let mut whole = Whole {
         driver,
         idle,
@@ -109,10 +109,11 @@ impl Whole {
             }
         }
         if received != 0 {
-            if self.operation == Operation::Loop {
-                tx.kick();
-            }
+            // First, so that there is a buffer for each frame however fast it is back.
             self.refill()?;
+            if self.operation == Operation::Loop {
+                self.driver.tx().kick();
+            }
         }
         Ok(received)
     }
