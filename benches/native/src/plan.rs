@@ -172,22 +172,12 @@ fn net_entries(entries: &mut Vec<Entry>, operation: net::Operation, packed: bool
     for ring in rings().filter(|ring| !ring.mergeable) {
         here("vring net driver", ring, false, net::whole::make);
     }
-    let plain = if packed {
-        net::Ring::PACKED
-    } else {
-        net::Ring::SPLIT
-    };
     if !packed {
         // The first has no packed ring, and that of the second takes no chain of one descriptor.
-        here(incumbent::NAME, plain, true, net::others::incumbent);
+        let plain = net::Ring::SPLIT;
+        here(incumbent::NAME, plain, false, net::others::incumbent);
         here(BLKIO, plain, false, net::others::blkio);
     }
-    here(
-        "virtio-driver 0.6.1 (libblkio)",
-        plain,
-        false,
-        net::others::blkio,
-    );
     for path in net::dpdk::Path::all().filter(|path| path.ring.packed == packed) {
         let plain = !path.ring.in_order && !path.ring.mergeable && !path.vectorized;
         entries.push(Entry {
