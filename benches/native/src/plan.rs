@@ -205,3 +205,48 @@ fn block_entries(entries: &mut Vec<Entry>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn names(entries: &[Entry]) -> BTreeSet<String> {
+        let name = |entry: &Entry| {
+            let Subject {
+                group,
+                case,
+                contender,
+            } = &entry.subject;
+            format!("{group}: {case}: {contender}")
+        };
+        entries.iter().map(name).collect()
+    }
+
+    #[test]
+    fn every_contender_of_a_case_has_a_name_of_its_own() {
+        let entries = entries();
+        assert_eq!(names(&entries).len(), entries.len());
+    }
+
+    #[test]
+    fn a_quick_run_compares_in_every_operation() {
+        let mut entries = entries();
+        entries.retain(|entry| entry.quick);
+        let names = names(&entries);
+        for operation in ["transmit", "receive", "loop"] {
+            for format in ["split", "packed"] {
+                for contender in ["vring", "DPDK virtio-user"] {
+                    let name =
+                        format!("native-net: {operation} 64 B, {format}: {contender} {format}");
+                    assert!(names.contains(&name), "{name}");
+                }
+            }
+        }
+        for contender in ["vring", block::BLKIO] {
+            let name = format!("native-block: read 512 B, depth 32: {contender} split");
+            assert!(names.contains(&name), "{name}");
+        }
+    }
+}

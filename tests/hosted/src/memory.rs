@@ -455,6 +455,18 @@ mod tests {
     }
 
     #[test]
+    fn a_region_is_whole_pages() {
+        let region = Region::with_pages(1, Pages::Plain).unwrap();
+        assert_eq!(region.free_bytes(), Pages::Plain.size());
+        // Where the system has huge pages to spare, one is as good.
+        if let Ok(region) = Region::with_pages(1, Pages::Huge) {
+            let mut whole = PoolBuf::new(&region, Pages::Huge.size()).unwrap();
+            whole.fill(1);
+            assert!(PoolBuf::new(&region, 1).is_err());
+        }
+    }
+
+    #[test]
     fn only_what_the_back_end_can_reach_is_mapped() {
         let region = Region::new(SIZE).unwrap();
         let platform = Shared::new(&region);
