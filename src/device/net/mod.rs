@@ -50,7 +50,7 @@ pub use halves::{ControlHalf, ReceiverHalf, TransmitterHalf};
 pub use recover::{RecoverError, Recovery};
 pub use rx::{Receiver, RefillError, RefillFailure};
 pub use suspend::{SuspendError, Suspended};
-pub use tx::{TransmitError, TransmitFailure, Transmitter};
+pub use tx::{TransmitBurstError, TransmitError, TransmitFailure, Transmitter};
 pub use wire::{F, Header, SUPPORTED, header_len};
 
 /// `receiveq1` (VIRTIO 1.4, 5.1.2).
