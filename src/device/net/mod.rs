@@ -31,6 +31,9 @@ mod suspend;
 mod tx;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use core::fmt;
 
 use crate::buffer::{DmaBuf, Readable, StableBytesMut, Window, Writable};

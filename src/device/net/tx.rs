@@ -376,7 +376,7 @@ fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize, longe
 /// It is written each time: between two uses the block is the caller's, headroom and all. In a block
 /// that comes from the receiver the device's own header is there.
 #[inline(always)] // two stores
-fn put_header<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize) -> bool {
+pub(super) fn put_header<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize) -> bool {
     const LONG: usize = size_of::<Header>();
     if !frame.grow_front(header_len) {
         return false;
