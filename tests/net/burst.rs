@@ -316,6 +316,26 @@ fn a_frame_of_a_burst_that_cannot_be_mapped_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_receive_buffer_that_cannot_be_mapped_comes_back_with_how_many_went_before_it() {
+    for ring in Ring::ALL {
+        let _naming = Naming(ring);
+        let platform = Bouncing::new();
+        let (device, mut driver) = start(&platform, ring, 8, 8);
+        let rx = driver.rx();
+        let len = rx.buffer_len();
+        platform.fail_nth_map(3);
+        let mut blocks = (0..4).map(|i| buffer(len + i));
+        let error = rx.refill(&mut blocks).unwrap_err();
+        assert!(matches!(error.why, RefillFailure::Queue(Reject::Map(_))));
+        assert_eq!((error.taken, error.buffer.len()), (2, len + 2));
+        assert_eq!((blocks.len(), rx.counters().kicks), (1, 1));
+        assert!(deliver(&device, b"one") && deliver(&device, b"two"));
+        assert!(!deliver(&device, b"three"));
+        finish(driver, &platform, &device, 2);
+    }
+}
+
+#[test]
 fn a_frame_that_was_received_goes_out_of_the_same_block_with_a_header_of_its_own() {
     every_ring!(echoed);
 }

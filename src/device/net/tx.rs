@@ -288,7 +288,7 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
     /// [`Fault`]: the queue is broken until the device is reset.
     #[inline]
     pub fn make_room(&mut self, wanted: u16, f: impl FnMut(M)) -> Result<u16, Fault> {
-        if self.queue.free() < wanted.min(self.queue.size()) {
+        if self.queue.free() < wanted {
             self.reclaim(f)?;
         }
         Ok(self.queue.free())
