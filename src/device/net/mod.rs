@@ -18,10 +18,10 @@
 //!
 //! Frames that come and go several at a time cost least with
 //! [`receive_burst`](Receiver::receive_burst), [`transmit_burst`](Transmitter::transmit_burst) and
-//! [`give_burst`](Receiver::give_burst). A burst takes what there is room for and leaves the rest in
-//! the iterator, so that nothing is lost where the iterator is one that leaves it where it was.
-//! Buffers of frames that went out are taken back by [`make_room`](Transmitter::make_room), when the
-//! queue is short of room and not before: on most rounds nothing that the device wrote is read.
+//! [`give_burst`](Receiver::give_burst). A burst takes what there is room for and leaves the rest
+//! in the iterator. Buffers of frames that went out are taken back by
+//! [`make_room`](Transmitter::make_room), when the queue is short of room and not before: on most
+//! rounds nothing that the device wrote is read.
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -53,9 +53,9 @@
 //! ```
 //!
 //! A device that is known to poll, such as DPDK's, has to be told nothing: with
-//! [`give_burst`](Receiver::give_burst) and `publish` in place of `refill` and `kick` a round has no
-//! fence and no doorbell. Any other device may sleep, and only a `kick` asks whether it does. The two
-//! mix: a kick makes up for all that was only published before.
+//! [`give_burst`](Receiver::give_burst) and `publish` in place of `refill` and `kick` a round has
+//! no fence and no doorbell. Any other device may sleep, and only a `kick` asks whether it does.
+//! The two mix: a kick makes up for all that was only published before.
 //!
 //! # When something goes wrong
 //!
@@ -533,11 +533,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
                 buffer_len: header_len.wrapping_add(frame.max(ETHERNET_FRAME)),
                 runts: 0,
             },
-            tx: Transmitter {
-                queue: transmit,
-                header_len,
-                mtu,
-            },
+            tx: Transmitter::new(transmit, header_len, mtu),
             control: Control {
                 live,
                 facts: Facts {

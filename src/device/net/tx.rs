@@ -21,6 +21,8 @@ pub struct Transmitter<P: Platform, M: StableBytesMut> {
     pub(super) queue: Virtqueue<P, Readable<Window<M>>>,
     pub(super) header_len: usize,
     pub(super) mtu: Option<u16>,
+    /// Bytes of a frame that [`Plain`] takes, at most.
+    plain: usize,
 }
 
 /// A frame that was not taken, as it was.
@@ -99,6 +101,22 @@ impl<M> fmt::Display for TransmitBurstError<M> {
 impl<M> core::error::Error for TransmitBurstError<M> {}
 
 impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
+    pub(super) fn new(
+        queue: Virtqueue<P, Readable<Window<M>>>,
+        header_len: usize,
+        mtu: Option<u16>,
+    ) -> Self {
+        // Where the header is a short one, no frame is plain.
+        let longest = longest_untagged(mtu).unwrap_or(usize::MAX);
+        let plain = if header_len == LONG { longest } else { 0 };
+        Self {
+            queue,
+            header_len,
+            mtu,
+            plain,
+        }
+    }
+
     /// Bytes of headroom that spare a descriptor.
     #[must_use]
     pub fn header_len(&self) -> usize {
@@ -159,12 +177,12 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
     /// [`TransmitError`] gives the frame back.
     #[inline]
     pub fn transmit(&mut self, mut frame: Window<M>) -> Result<(), TransmitError<M>> {
-        if !make_plain(&mut frame, self.header_len, self.longest_untagged()) {
+        if !make_plain(&mut frame, self.plain) {
             return self.transmit_odd(frame);
         }
         match self.queue.submit(Readable(frame)) {
             Ok(_) => Ok(()),
-            Err(rejected) => Err(give_back(rejected, true, self.header_len)),
+            Err(rejected) => Err(give_back(rejected, true, LONG)),
         }
     }
 
@@ -206,13 +224,11 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         &mut self,
         frames: &mut impl Iterator<Item = Window<M>>,
     ) -> Result<usize, TransmitBurstError<M>> {
-        let header_len = self.header_len;
         let mut taken = 0usize;
         loop {
             let mut plain = Plain {
                 frames: &mut *frames,
-                header_len,
-                longest: self.longest_untagged(),
+                longest: self.plain,
                 odd: None,
             };
             let burst = self.queue.submit_burst(&mut plain);
@@ -226,7 +242,7 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
                 }) => {
                     return Err(TransmitBurstError {
                         taken: taken.wrapping_add(submitted),
-                        rejected: give_back(rejected, true, header_len),
+                        rejected: give_back(rejected, true, LONG),
                     });
                 }
             }
@@ -238,16 +254,10 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         }
     }
 
-    /// Bytes of a frame without a VLAN tag, at most.
-    #[inline]
-    fn longest_untagged(&self) -> usize {
-        self.mtu.map_or(usize::MAX, |mtu| {
-            usize::from(mtu).wrapping_add(ETHERNET_HEADER)
-        })
-    }
-
     fn check_length(&self, frame: &[u8]) -> Result<(), TransmitFailure> {
-        let mut max = self.longest_untagged();
+        let Some(mut max) = longest_untagged(self.mtu) else {
+            return Ok(());
+        };
         let len = frame.len();
         if len <= max {
             return Ok(());
@@ -338,11 +348,18 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
     }
 }
 
+/// Bytes of the header in front of a plain frame.
+const LONG: usize = size_of::<Header>();
+
+/// Bytes of a frame without a VLAN tag, at most, where there is a limit.
+fn longest_untagged(mtu: Option<u16>) -> Option<usize> {
+    mtu.map(|mtu| usize::from(mtu).wrapping_add(ETHERNET_HEADER))
+}
+
 /// Frames as a burst takes them, with a header in front, until one comes that is not of this kind:
 /// it is kept aside, as it was.
 struct Plain<'a, I, M> {
     frames: &'a mut I,
-    header_len: usize,
     longest: usize,
     odd: Option<Window<M>>,
 }
@@ -353,7 +370,7 @@ impl<M: StableBytesMut, I: Iterator<Item = Window<M>>> Iterator for Plain<'_, I,
     #[inline(always)] // or frames go through memory once more
     fn next(&mut self) -> Option<Self::Item> {
         let mut frame = self.frames.next()?;
-        if make_plain(&mut frame, self.header_len, self.longest) {
+        if make_plain(&mut frame, self.longest) {
             Some(Readable(frame))
         } else {
             self.odd = Some(frame);
@@ -362,12 +379,11 @@ impl<M: StableBytesMut, I: Iterator<Item = Window<M>>> Iterator for Plain<'_, I,
     }
 }
 
-/// Puts a header in front of a frame that is of usual length and has room for one; otherwise false,
+/// Puts a header in front of a frame of 1 to `longest` bytes that has room for one; otherwise false,
 /// and no change.
 #[inline(always)] // a few comparisons
-fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize, longest: usize) -> bool {
-    let len = frame.as_slice().len();
-    len != 0 && len <= longest && put_header(frame, header_len)
+fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, longest: usize) -> bool {
+    frame.as_slice().len().wrapping_sub(1) < longest && put_header(frame, LONG)
 }
 
 /// Puts a header that asks for nothing in front of a frame; false, and no change, where there is no
@@ -375,25 +391,14 @@ fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize, longe
 ///
 /// It is written each time: between two uses the block is the caller's, headroom and all. In a block
 /// that comes from the receiver the device's own header is there.
-#[inline(always)] // two stores
+#[inline(always)] // two stores, where the length is known
 pub(super) fn put_header<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize) -> bool {
-    const LONG: usize = size_of::<Header>();
     if !frame.grow_front(header_len) {
         return false;
     }
-    let bytes = frame.as_mut_slice();
-    match bytes.first_chunk_mut::<LONG>() {
-        Some(header) if header_len == LONG => *header = [0; LONG],
-        _ => put_short_header(bytes, header_len),
-    }
+    let header = frame.as_mut_slice().get_mut(..header_len);
+    header.unwrap_or_default().fill(0);
     true
-}
-
-/// On its own, as compilers would make one call of this and the two stores.
-#[cold]
-#[inline(never)]
-fn put_short_header(bytes: &mut [u8], header_len: usize) {
-    bytes.iter_mut().take(header_len).for_each(|byte| *byte = 0);
 }
 
 /// A frame that the queue did not take, as it was.
