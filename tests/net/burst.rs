@@ -2,6 +2,7 @@
 //! of platform; in pages of 1024 bytes a frame may take several descriptors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
 
 use vring::buffer::Window;
 use vring::device::net::{F, RECEIVE_QUEUE, RefillFailure, TRANSMIT_QUEUE};
@@ -474,6 +475,87 @@ fn shut_down<K: Kind>(platform: &Fake<K>, ring: Ring) {
     mine.sort_unstable();
     came.sort_unstable();
     assert_eq!(came, mine);
+    device.assert_clean();
+    platform.assert_no_leaks();
+}
+
+#[test]
+fn a_device_on_another_core_that_polls_gets_and_gives_all_without_a_kick() {
+    for ring in Ring::ALL {
+        let _naming = Naming(ring);
+        polled(ring);
+    }
+}
+
+/// Something that is waited for, at most a minute.
+fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !ready() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn polled(ring: Ring) {
+    let n = scaled(1000, 12);
+    let platform = InPlace::new();
+    let (device, mut driver) = start(&platform, ring, 16, 16);
+    let mut outbound = device.take_queue(TRANSMIT_QUEUE).unwrap();
+    let mut inbound = device.take_queue(RECEIVE_QUEUE).unwrap();
+    // What goes out comes back in.
+    let remote = std::thread::spawn(move || {
+        for i in 0..n {
+            let mut sent = None;
+            wait_for("a frame", || {
+                sent = outbound.pop();
+                sent.is_some()
+            });
+            let chain = sent.unwrap();
+            let bytes = outbound.read(&chain);
+            assert_eq!(bytes[..HEADER], [0; HEADER], "frame {i}");
+            outbound.complete(chain, 0);
+            let mut room = None;
+            wait_for("a receive buffer", || {
+                room = inbound.pop();
+                room.is_some()
+            });
+            let chain = room.unwrap();
+            let len = inbound.write(&chain, &bytes);
+            inbound.complete(chain, len);
+        }
+    });
+    let (rx, tx, _) = driver.parts();
+    let len = rx.buffer_len();
+    let mut blocks: Vec<_> = (0..16).map(|_| buffer(len)).collect();
+    let mut spare: Vec<_> = (0..20).map(|_| buffer(HEADER + 60)).collect();
+    let (mut sent, mut came) = (0, 0);
+    wait_for("all of them", || {
+        let give = rx.give_burst(&mut std::iter::from_fn(|| blocks.pop()));
+        assert!(give.is_ok());
+        rx.publish();
+        tx.make_room(5, |block| spare.push(block)).unwrap();
+        let mut next = std::iter::from_fn(|| {
+            let block = if sent < n { spare.pop()? } else { return None };
+            let mut frame = Window::new(block, HEADER, 60);
+            frame.as_mut_slice().fill(sent as u8);
+            sent += 1;
+            Some(frame)
+        });
+        tx.transmit_burst(&mut next).unwrap();
+        tx.publish();
+        let burst = rx.receive_burst(|frame| {
+            assert_eq!(frame.as_slice(), [came as u8; 60], "frame {came}");
+            came += 1;
+            blocks.push(frame.into_memory());
+        });
+        assert!(burst.unwrap() <= 16);
+        came == n
+    });
+    remote.join().unwrap();
+    assert_eq!((rx.counters().kicks, tx.counters().kicks), (0, 0));
+    tx.reclaim(|block| spare.push(block)).unwrap();
+    assert_eq!(spare.len(), 20);
+    drop(driver);
     device.assert_clean();
     platform.assert_no_leaks();
 }
