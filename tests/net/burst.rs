@@ -497,7 +497,7 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
 }
 
 fn polled(ring: Ring) {
-    let n = scaled(1000, 12);
+    let n = scaled(400, 12);
     let platform = InPlace::new();
     let (device, mut driver) = start(&platform, ring, 16, 16);
     let mut outbound = device.take_queue(TRANSMIT_QUEUE).unwrap();
