@@ -1,5 +1,8 @@
 //! The network driver: facts, buffers, frames, halves.
 
+#[path = "net/burst.rs"]
+mod burst;
+mod support;
 #[path = "support/net.rs"]
 mod wire;
 

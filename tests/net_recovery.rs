@@ -322,6 +322,57 @@ fn recovered<K: Kind>(platform: &Fake<K>, ring: Features) {
 }
 
 #[test]
+fn frames_of_a_burst_are_replayed_as_they_were_and_in_their_order() {
+    everywhere!(recovered_burst);
+}
+
+fn recovered_burst<K: Kind>(platform: &Fake<K>, ring: Features) {
+    let device = device(platform, ring, 1500);
+    let mut driver = driver(platform, &device, 16, 32);
+    let given = refill(&mut driver);
+    let tx = driver.tx();
+    // One has gone out, some are with the device, and the last ones were not shown to it.
+    tx.transmit_burst(&mut (0..4).map(frame)).unwrap();
+    tx.publish();
+    assert!(take(&device).is_some());
+    assert_eq!(tx.reclaim(|_| ()).unwrap(), 1);
+    tx.transmit_burst(&mut (4..8).map(frame)).unwrap();
+    device.fail();
+    let mut seen = 1;
+    let replay = |frame| {
+        check(seen, &frame);
+        seen += 1;
+        Some(frame)
+    };
+    let (mut driver, recovery) = driver
+        .recover(replay, |_, _| panic!("all has room"))
+        .unwrap();
+    assert_eq!(seen, 8);
+    assert_eq!((recovery.replayed, recovery.refilled), (7, given));
+    expect(&device, 1..8);
+    assert_eq!(driver.tx().reclaim(|_| ()).unwrap(), 7);
+
+    // The same of a queue that is restarted alone.
+    let (_, tx, control) = driver.parts();
+    tx.transmit_burst(&mut (0..6).map(frame)).unwrap();
+    tx.publish();
+    let mut back = Vec::new();
+    control
+        .restart_transmit(tx, 32, |frame| back.push(frame))
+        .unwrap();
+    assert_eq!(back.len(), 6);
+    for (i, frame) in (0..).zip(&back) {
+        check(i, frame);
+    }
+    tx.transmit_burst(&mut back.into_iter()).unwrap();
+    tx.kick();
+    expect(&device, 0..6);
+    assert_eq!(driver.tx().reclaim(|_| ()).unwrap(), 6);
+    works(&mut driver, &device);
+    finish(driver, platform, &device);
+}
+
+#[test]
 fn what_the_new_queues_do_not_take_is_given_back() {
     let platform = InPlace::new();
     let device = device(&platform, RINGS[0], 1500);

@@ -173,15 +173,15 @@ fn recycle<P: Platform>(
     spare: &mut Vec<Memory>,
     unannounced: &mut u16,
 ) {
-    while let Some(memory) = spare.pop() {
-        match rx.give(memory) {
-            Ok(()) => *unannounced = unannounced.saturating_add(1),
-            Err((memory, _)) => {
-                spare.push(memory);
-                break;
-            }
+    let given = match rx.give_burst(&mut core::iter::from_fn(|| spare.pop())) {
+        Ok(given) => given,
+        Err(error) => {
+            spare.push(error.buffer);
+            error.taken
         }
-    }
+    };
+    // No queue has more.
+    *unannounced = unannounced.saturating_add(given as u16);
     if *unannounced >= BATCH.min(rx.size() / 2) {
         rx.kick();
         *unannounced = 0;

@@ -14,6 +14,49 @@
 //! reset, and kicks only when it is told to. [`Driver::split`] makes three parts of it that share
 //! nothing on the data path, one for each core that wants one.
 //!
+//! # In bursts
+//!
+//! Frames that come and go several at a time cost least with
+//! [`receive_burst`](Receiver::receive_burst), [`transmit_burst`](Transmitter::transmit_burst) and
+//! [`give_burst`](Receiver::give_burst). A burst takes what there is room for and leaves the rest
+//! in the iterator. Buffers of frames that went out are taken back by
+//! [`make_room`](Transmitter::make_room), when the queue is short of room and not before: on most
+//! rounds nothing that the device wrote is read.
+//!
+#![cfg_attr(feature = "test-util", doc = "```")]
+#![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
+//! # use std::collections::VecDeque;
+//! # use vring::device::net;
+//! # use vring::features::Feature;
+//! # use vring::testing::{FakeDevice, InPlace};
+//! # use vring::transport::DeviceId;
+//! # let platform = InPlace::new();
+//! # let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
+//! #     .offer(Feature::VERSION_1).queues(&[256, 256]);
+//! # let options = net::Options::default();
+//! # let mut driver = net::Driver::new(platform.clone(), device.transport(), options).unwrap();
+//! # let (rx, tx, _) = driver.parts();
+//! # let len = rx.buffer_len();
+//! # let mut blocks: Vec<Box<[u8]>> = (0..256).map(|_| vec![0; len].into()).collect();
+//! # rx.refill(&mut core::iter::from_fn(|| blocks.pop())).unwrap();
+//! # device.serve(net::RECEIVE_QUEUE, |queue, chain| queue.write(chain, &[0; 72]));
+//! # let mut out = VecDeque::new();
+//! // Everything that came goes back to where it came from.
+//! let came = rx.receive_burst(|frame| out.push_back(frame)).unwrap();
+//! tx.make_room(came as u16, |block| blocks.push(block)).unwrap();
+//! tx.transmit_burst(&mut core::iter::from_fn(|| out.pop_front())).unwrap();
+//! tx.kick();
+//! rx.refill(&mut core::iter::from_fn(|| blocks.pop())).unwrap();
+//! # assert_eq!((came, device.echo(net::TRANSMIT_QUEUE)), (256, 256));
+//! # assert_eq!(tx.make_room(256, |block| blocks.push(block)), Ok(256));
+//! # assert_eq!(blocks.len(), 256);
+//! ```
+//!
+//! A device that is known to poll, such as DPDK's, has to be told nothing: with
+//! [`give_burst`](Receiver::give_burst) and `publish` in place of `refill` and `kick` a round has
+//! no fence and no doorbell. Any other device may sleep, and only a `kick` asks whether it does.
+//! The two mix: a kick makes up for all that was only published before.
+//!
 //! # When something goes wrong
 //!
 //! A queue that the device breaks says so with a [`Fault`], and leaves the
@@ -30,6 +73,9 @@ mod rx;
 mod suspend;
 mod tx;
 mod wire;
+
+#[cfg(test)]
+mod tests;
 
 use core::fmt;
 
@@ -50,7 +96,7 @@ pub use halves::{ControlHalf, ReceiverHalf, TransmitterHalf};
 pub use recover::{RecoverError, Recovery};
 pub use rx::{Receiver, RefillError, RefillFailure};
 pub use suspend::{SuspendError, Suspended};
-pub use tx::{TransmitError, TransmitFailure, Transmitter};
+pub use tx::{TransmitBurstError, TransmitError, TransmitFailure, Transmitter};
 pub use wire::{F, Header, SUPPORTED, header_len};
 
 /// `receiveq1` (VIRTIO 1.4, 5.1.2).
@@ -487,11 +533,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
                 buffer_len: header_len.wrapping_add(frame.max(ETHERNET_FRAME)),
                 runts: 0,
             },
-            tx: Transmitter {
-                queue: transmit,
-                header_len,
-                mtu,
-            },
+            tx: Transmitter::new(transmit, header_len, mtu),
             control: Control {
                 live,
                 facts: Facts {

@@ -5,13 +5,15 @@ use core::fmt;
 use crate::buffer::{StableBytesMut, Window, Writable};
 use crate::platform::Platform;
 use crate::transport::QueueAreas;
-use crate::virtqueue::{Counters, Fault, Reject, Virtqueue, Withdrawn};
+use crate::virtqueue::{BurstError, Counters, Fault, Reject, Virtqueue, Withdrawn};
 
 /// Receives frames into buffers that it was given.
 ///
 /// Each buffer takes one frame, behind the device's header of
 /// [`header_len`](Self::header_len) bytes. Give it buffers with [`refill`](Self::refill), whenever
 /// there are some: it does not depend on [`receive`](Self::receive) being called.
+///
+/// Several frames at once cost least with [`receive_burst`](Self::receive_burst).
 pub struct Receiver<P: Platform, M: StableBytesMut> {
     pub(super) queue: Virtqueue<P, Writable<M>>,
     pub(super) header_len: usize,
@@ -125,31 +127,64 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
         self.queue.fault()
     }
 
-    /// Gives buffers to the device, while there is room and `buffers` has some, and tells it.
-    /// Returns how many were given.
+    /// Gives buffers to the device, while there is room and `buffers` has some, and tells it: one
+    /// [`give_burst`](Self::give_burst) and one [`kick`](Self::kick). Returns how many were given.
     ///
     /// # Errors
     /// [`RefillError`] with the buffer that was not taken.
+    #[inline]
     pub fn refill(
         &mut self,
         buffers: &mut impl Iterator<Item = M>,
     ) -> Result<usize, RefillError<M>> {
-        let mut taken = 0usize;
-        while self.queue.free() != 0 {
-            let Some(buffer) = buffers.next() else { break };
-            match self.give(buffer) {
-                Ok(()) => taken = taken.wrapping_add(1),
-                Err((buffer, why)) => {
-                    self.queue.kick();
-                    return Err(RefillError { buffer, taken, why });
-                }
-            }
-        }
-        self.queue.kick();
-        Ok(taken)
+        let given = self.give_burst(buffers);
+        self.kick();
+        given
     }
 
-    /// Gives one buffer to the device; it sees it with the next [`kick`](Self::kick).
+    /// Gives buffers to the device, while there is room and `buffers` has some; it sees them with
+    /// the next [`kick`](Self::kick) or [`publish`](Self::publish). Returns how many were given.
+    /// None is taken from the iterator that is not given, but for the one in an error. A broken
+    /// queue has no room.
+    ///
+    /// # Errors
+    /// [`RefillError`] with the buffer that was not taken.
+    #[inline]
+    pub fn give_burst(
+        &mut self,
+        buffers: &mut impl Iterator<Item = M>,
+    ) -> Result<usize, RefillError<M>> {
+        let needed = self.buffer_len;
+        let mut fitting = Fitting {
+            buffers,
+            needed,
+            short: None,
+        };
+        let burst = self.queue.submit_burst(&mut fitting);
+        // The burst ends with a short buffer, so that there is no other error then.
+        match (burst, fitting.short) {
+            (Ok(taken), None) => Ok(taken),
+            (Ok(taken), Some(buffer)) => {
+                let len = buffer.bytes().1;
+                let why = RefillFailure::TooSmall { len, needed };
+                Err(RefillError { buffer, taken, why })
+            }
+            (
+                Err(BurstError {
+                    submitted,
+                    rejected,
+                }),
+                _,
+            ) => Err(RefillError {
+                buffer: rejected.buf.0,
+                taken: submitted,
+                why: RefillFailure::Queue(rejected.why),
+            }),
+        }
+    }
+
+    /// Gives one buffer to the device; it sees it with the next [`kick`](Self::kick) or
+    /// [`publish`](Self::publish).
     ///
     /// # Errors
     /// The buffer, and why it was not taken.
@@ -172,6 +207,13 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
         self.queue.kick();
     }
 
+    /// Makes what was given visible to the device, without a word: no fence, no doorbell. Enough
+    /// for a device that is known to poll; any other may never look, so [`kick`](Self::kick) it.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.queue.publish();
+    }
+
     /// The next frame, in its buffer: the window is the frame without the device's header.
     ///
     /// # Errors
@@ -183,11 +225,34 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
         };
         let written = done.written() as usize;
         let Writable(memory) = done.into_buf();
-        let len = written.checked_sub(self.header_len).unwrap_or_else(|| {
-            self.runts = self.runts.wrapping_add(1);
-            0
-        });
-        Ok(Some(Window::new(memory, self.header_len, len)))
+        Ok(Some(frame(
+            memory,
+            written,
+            self.header_len,
+            &mut self.runts,
+        )))
+    }
+
+    /// Gives every frame that is there to `f`, each as [`receive`](Self::receive) would; how many
+    /// there were, which is [`size`](Self::size) at most: it looks once, and ends however fast the
+    /// device is. When `f` panics, the frames behind the one that it had stay where they are.
+    ///
+    /// # Errors
+    /// [`Fault`]: the queue is broken until the device is reset. Frames before that were given to
+    /// `f`.
+    #[inline]
+    pub fn receive_burst(&mut self, mut f: impl FnMut(Window<M>)) -> Result<usize, Fault> {
+        let Self {
+            queue,
+            header_len,
+            runts,
+            ..
+        } = self;
+        queue.drain(|done| {
+            let written = done.written() as usize;
+            let Writable(memory) = done.into_buf();
+            f(frame(memory, written, *header_len, runts));
+        })
     }
 
     /// Asks for an interrupt at the next frame. True when one is there already.
@@ -206,6 +271,43 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
     pub(super) fn memory(withdrawn: Withdrawn<Writable<M>>) -> M {
         withdrawn.buf.0
     }
+}
+
+/// Buffers as a burst takes them, until one comes that is too small, which is kept aside.
+struct Fitting<'a, I, M> {
+    buffers: &'a mut I,
+    needed: usize,
+    short: Option<M>,
+}
+
+impl<M: StableBytesMut, I: Iterator<Item = M>> Iterator for Fitting<'_, I, M> {
+    type Item = Writable<M>;
+
+    #[inline(always)] // or buffers go through memory once more
+    fn next(&mut self) -> Option<Self::Item> {
+        let buffer = self.buffers.next()?;
+        if buffer.bytes().1 >= self.needed {
+            Some(Writable(buffer))
+        } else {
+            self.short = Some(buffer);
+            None
+        }
+    }
+}
+
+/// The frame in a buffer into which the device wrote so many bytes, header included.
+#[inline(always)] // a frame is large, and is taken apart at once
+fn frame<M: StableBytesMut>(
+    memory: M,
+    written: usize,
+    header_len: usize,
+    runts: &mut u64,
+) -> Window<M> {
+    let len = written.checked_sub(header_len).unwrap_or_else(|| {
+        *runts = runts.wrapping_add(1);
+        0
+    });
+    Window::new(memory, header_len, len)
 }
 
 impl<P: Platform, M: StableBytesMut> fmt::Debug for Receiver<P, M> {

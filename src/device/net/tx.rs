@@ -3,20 +3,26 @@
 use core::fmt;
 
 use crate::buffer::{Readable, StableBytesMut, Window};
-use crate::device::net::wire::{ETHERNET_HEADER, VLAN_TAG};
+use crate::device::net::wire::{ETHERNET_HEADER, Header, VLAN_TAG};
 use crate::platform::Platform;
 use crate::transport::QueueAreas;
-use crate::virtqueue::{Counters, Fault, Reject, Virtqueue, Withdrawn};
+use crate::virtqueue::{BurstError, Counters, Fault, Reject, Rejected, Virtqueue, Withdrawn};
 
 /// Transmits frames, and gives their buffers back later.
 ///
 /// A frame with [`header_len`](Self::header_len) bytes of headroom takes one descriptor; the
 /// header is written in front of it. Another one takes two. Nothing here waits: when the queue is
 /// full, the frame is given back, to be tried again after [`reclaim`](Self::reclaim).
+///
+/// Several frames at once cost least with [`transmit_burst`](Self::transmit_burst), behind a
+/// [`make_room`](Self::make_room), which looks for buffers that came back only when the queue is
+/// short of room.
 pub struct Transmitter<P: Platform, M: StableBytesMut> {
     pub(super) queue: Virtqueue<P, Readable<Window<M>>>,
     pub(super) header_len: usize,
     pub(super) mtu: Option<u16>,
+    /// Bytes of a frame that [`Plain`] takes, at most.
+    plain: usize,
 }
 
 /// A frame that was not taken, as it was.
@@ -69,11 +75,60 @@ impl<M> fmt::Display for TransmitError<M> {
 
 impl<M> core::error::Error for TransmitError<M> {}
 
+/// A burst of frames that ended with one that was not taken.
+pub struct TransmitBurstError<M> {
+    /// Frames of the burst that were taken before it.
+    pub taken: usize,
+    /// The frame that was not taken, and why.
+    pub rejected: TransmitError<M>,
+}
+
+impl<M> fmt::Debug for TransmitBurstError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransmitBurstError")
+            .field("taken", &self.taken)
+            .field("why", &self.rejected.why)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M> fmt::Display for TransmitBurstError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {} frames: {}", self.taken, self.rejected)
+    }
+}
+
+impl<M> core::error::Error for TransmitBurstError<M> {}
+
 impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
+    pub(super) fn new(
+        queue: Virtqueue<P, Readable<Window<M>>>,
+        header_len: usize,
+        mtu: Option<u16>,
+    ) -> Self {
+        // Where the header is a short one, no frame is plain.
+        let longest = longest_untagged(mtu).unwrap_or(usize::MAX);
+        let plain = if header_len == LONG { longest } else { 0 };
+        Self {
+            queue,
+            header_len,
+            mtu,
+            plain,
+        }
+    }
+
     /// Bytes of headroom that spare a descriptor.
     #[must_use]
     pub fn header_len(&self) -> usize {
         self.header_len
+    }
+
+    /// Descriptors that are free: so many frames with headroom find room now. 0 when the queue is
+    /// broken.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> u16 {
+        self.queue.free()
     }
 
     /// Whether a frame that is one piece for the device finds room now, with headroom or without.
@@ -115,44 +170,94 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         self.queue.fault()
     }
 
-    /// Takes a frame; it goes out with the next [`kick`](Self::kick).
+    /// Takes a frame; it goes out with the next [`kick`](Self::kick) or
+    /// [`publish`](Self::publish).
     ///
     /// # Errors
     /// [`TransmitError`] gives the frame back.
     #[inline]
     pub fn transmit(&mut self, mut frame: Window<M>) -> Result<(), TransmitError<M>> {
+        if !make_plain(&mut frame, self.plain) {
+            return self.transmit_odd(frame);
+        }
+        match self.queue.submit(Readable(frame)) {
+            Ok(_) => Ok(()),
+            Err(rejected) => Err(give_back(rejected, true, LONG)),
+        }
+    }
+
+    /// Takes any frame: a tag may make it longer than others, a header may have to go into a cell,
+    /// and there may be something wrong with it.
+    #[inline(never)]
+    fn transmit_odd(&mut self, mut frame: Window<M>) -> Result<(), TransmitError<M>> {
         if let Err(why) = self.check_length(frame.as_slice()) {
             return Err(TransmitError { frame, why });
         }
-        let zeros = [0u8; 12];
-        let header = zeros.get(..self.header_len).unwrap_or(&zeros);
-        let in_front = !frame.as_slice().is_empty() && frame.grow_front(header.len());
+        let in_front = !frame.as_slice().is_empty() && put_header(&mut frame, self.header_len);
         let submitted = if in_front {
-            if let Some(place) = frame.as_mut_slice().get_mut(..header.len()) {
-                place.copy_from_slice(header);
-            }
             self.queue.submit(Readable(frame))
         } else {
+            let zeros = [0u8; size_of::<Header>()];
+            let header = zeros.get(..self.header_len).unwrap_or(&zeros);
             self.queue.submit_with(header, Readable(frame))
         };
         match submitted {
             Ok(_) => Ok(()),
-            Err(rejected) => {
-                let Readable(mut frame) = rejected.buf;
-                // It was grown by as much above.
-                let _restored = in_front && frame.shrink_front(self.header_len);
-                Err(TransmitError {
-                    frame,
-                    why: TransmitFailure::Queue(rejected.why),
-                })
+            Err(rejected) => Err(give_back(rejected, in_front, self.header_len)),
+        }
+    }
+
+    /// Takes frames from `frames` while a descriptor is free and there is a frame to take; they go
+    /// out with the next [`kick`](Self::kick) or [`publish`](Self::publish). Returns how many were
+    /// taken. None is taken from the iterator that is not on its way, but for the one that an error
+    /// gives back.
+    ///
+    /// A full queue, as a broken one, takes no frame, which is no error: the frames stay in the
+    /// iterator, and [`make_room`](Self::make_room) says which of the two it is.
+    ///
+    /// # Errors
+    /// [`TransmitBurstError`] says how many were taken before one was rejected, and gives that one
+    /// back. A frame without headroom that finds one free descriptor, where it needs two, is
+    /// rejected as [full](Reject::Full).
+    #[inline]
+    pub fn transmit_burst(
+        &mut self,
+        frames: &mut impl Iterator<Item = Window<M>>,
+    ) -> Result<usize, TransmitBurstError<M>> {
+        let mut taken = 0usize;
+        loop {
+            let mut plain = Plain {
+                frames: &mut *frames,
+                longest: self.plain,
+                odd: None,
+            };
+            let burst = self.queue.submit_burst(&mut plain);
+            // The burst ends with an odd frame, so that there is one at most, and no other error.
+            let odd = plain.odd;
+            match burst {
+                Ok(submitted) => taken = taken.wrapping_add(submitted),
+                Err(BurstError {
+                    submitted,
+                    rejected,
+                }) => {
+                    return Err(TransmitBurstError {
+                        taken: taken.wrapping_add(submitted),
+                        rejected: give_back(rejected, true, LONG),
+                    });
+                }
+            }
+            let Some(frame) = odd else { return Ok(taken) };
+            match self.transmit_odd(frame) {
+                Ok(()) => taken = taken.wrapping_add(1),
+                Err(rejected) => return Err(TransmitBurstError { taken, rejected }),
             }
         }
     }
 
-    #[inline]
     fn check_length(&self, frame: &[u8]) -> Result<(), TransmitFailure> {
-        let Some(mtu) = self.mtu else { return Ok(()) };
-        let mut max = usize::from(mtu).wrapping_add(ETHERNET_HEADER);
+        let Some(mut max) = longest_untagged(self.mtu) else {
+            return Ok(());
+        };
         let len = frame.len();
         if len <= max {
             return Ok(());
@@ -172,6 +277,31 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
     #[inline]
     pub fn kick(&mut self) {
         self.queue.kick();
+    }
+
+    /// Makes what was taken visible to the device, without a word: no fence, no doorbell. Enough
+    /// for a device that is known to poll; any other may never look, so [`kick`](Self::kick) it.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.queue.publish();
+    }
+
+    /// Sees that `wanted` descriptors are free, or as many as can be: only when they are not, the
+    /// buffers of frames that the device is done with are given to `f`, as by
+    /// [`reclaim`](Self::reclaim). Returns how many are free then.
+    ///
+    /// A queue with room enough is not looked at, so that a queue of 256 in bursts of 32 is looked
+    /// at once in eight bursts. In return up to a whole queue of buffers is out at any time:
+    /// [`reclaim`](Self::reclaim) has back what there is.
+    ///
+    /// # Errors
+    /// [`Fault`]: the queue is broken until the device is reset.
+    #[inline]
+    pub fn make_room(&mut self, wanted: u16, f: impl FnMut(M)) -> Result<u16, Fault> {
+        if self.queue.free() < wanted {
+            self.reclaim(f)?;
+        }
+        Ok(self.queue.free())
     }
 
     /// Gives the buffers of frames that the device is done with to `f`; how many there were.
@@ -215,6 +345,75 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
 
     pub(super) fn memory(withdrawn: Withdrawn<Readable<Window<M>>>) -> M {
         withdrawn.buf.0.into_memory()
+    }
+}
+
+/// Bytes of the header in front of a plain frame.
+const LONG: usize = size_of::<Header>();
+
+/// Bytes of a frame without a VLAN tag, at most, where there is a limit.
+fn longest_untagged(mtu: Option<u16>) -> Option<usize> {
+    mtu.map(|mtu| usize::from(mtu).wrapping_add(ETHERNET_HEADER))
+}
+
+/// Frames as a burst takes them, with a header in front, until one comes that is not of this kind:
+/// it is kept aside, as it was.
+struct Plain<'a, I, M> {
+    frames: &'a mut I,
+    longest: usize,
+    odd: Option<Window<M>>,
+}
+
+impl<M: StableBytesMut, I: Iterator<Item = Window<M>>> Iterator for Plain<'_, I, M> {
+    type Item = Readable<Window<M>>;
+
+    #[inline(always)] // or frames go through memory once more
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut frame = self.frames.next()?;
+        if make_plain(&mut frame, self.longest) {
+            Some(Readable(frame))
+        } else {
+            self.odd = Some(frame);
+            None
+        }
+    }
+}
+
+/// Puts a header in front of a frame of 1 to `longest` bytes that has room for one; otherwise false,
+/// and no change.
+#[inline(always)] // a few comparisons
+fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, longest: usize) -> bool {
+    frame.as_slice().len().wrapping_sub(1) < longest && put_header(frame, LONG)
+}
+
+/// Puts a header that asks for nothing in front of a frame; false, and no change, where there is no
+/// room for one.
+///
+/// It is written each time: between two uses the block is the caller's, headroom and all. In a block
+/// that comes from the receiver the device's own header is there.
+#[inline(always)] // two stores, where the length is known
+pub(super) fn put_header<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize) -> bool {
+    if !frame.grow_front(header_len) {
+        return false;
+    }
+    let header = frame.as_mut_slice().get_mut(..header_len);
+    header.unwrap_or_default().fill(0);
+    true
+}
+
+/// A frame that the queue did not take, as it was.
+#[cold]
+fn give_back<M: StableBytesMut>(
+    rejected: Rejected<Readable<Window<M>>>,
+    in_front: bool,
+    header_len: usize,
+) -> TransmitError<M> {
+    let Readable(mut frame) = rejected.buf;
+    // With the header in front it was grown by as much.
+    let _restored = in_front && frame.shrink_front(header_len);
+    TransmitError {
+        frame,
+        why: TransmitFailure::Queue(rejected.why),
     }
 }
 

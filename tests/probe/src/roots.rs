@@ -2,7 +2,8 @@
 
 use core::hint::black_box;
 
-use vring::buffer::{RawBuf, Readable, Writable};
+use vring::buffer::{RawBuf, Readable, Window, Writable};
+use vring::device::net::{Receiver, RefillError, TransmitBurstError, TransmitError, Transmitter};
 use vring::virtqueue::{BurstError, Completion, Fault, Rejected, Ticket, Virtqueue};
 
 use crate::bare::Identity;
@@ -108,6 +109,47 @@ roots! {
 
     fn vring_disarm(queue: &mut Queue<RawBuf>) {
         queue.disarm();
+    }
+
+    fn vring_net_transmit(
+        tx: &mut Transmitter<Identity, Block>,
+        frame: Window<Block>,
+    ) -> Result<(), TransmitError<Block>> {
+        tx.transmit(frame)
+    }
+
+    fn vring_net_transmit_burst(
+        tx: &mut Transmitter<Identity, Block>,
+        frames: &mut core::array::IntoIter<Window<Block>, 32>,
+    ) -> Result<usize, TransmitBurstError<Block>> {
+        tx.transmit_burst(frames)
+    }
+
+    fn vring_net_make_room(
+        tx: &mut Transmitter<Identity, Block>,
+        bytes: &mut usize,
+    ) -> Result<u16, Fault> {
+        tx.make_room(32, |block| *bytes = bytes.wrapping_add(block.len()))
+    }
+
+    fn vring_net_refill(
+        rx: &mut Receiver<Identity, Block>,
+        blocks: &mut core::array::IntoIter<Block, 32>,
+    ) -> Result<usize, RefillError<Block>> {
+        rx.refill(blocks)
+    }
+
+    fn vring_net_receive(
+        rx: &mut Receiver<Identity, Block>,
+    ) -> Result<Option<Window<Block>>, Fault> {
+        rx.receive()
+    }
+
+    fn vring_net_receive_burst(
+        rx: &mut Receiver<Identity, Block>,
+        bytes: &mut usize,
+    ) -> Result<usize, Fault> {
+        rx.receive_burst(|frame| *bytes = bytes.wrapping_add(frame.as_slice().len()))
     }
 
     #[cfg(feature = "provoke")]
