@@ -1,4 +1,5 @@
-//! The crate's network driver, as a kernel uses it.
+//! The crate's network driver, as a kernel uses it that knows that its device polls: burst calls,
+//! and no kicks.
 
 use std::sync::Arc;
 
@@ -15,7 +16,10 @@ use crate::host::Driver;
 
 struct Whole {
     driver: net::Driver<Shared, VhostUser, Frame>,
+    /// Frames that nobody has.
     idle: Vec<Frame>,
+    /// Frames that came in, and go out next.
+    turning: Vec<Window<Frame>>,
     operation: Operation,
     pool: Pool,
 }
@@ -48,6 +52,7 @@ pub(crate) fn make(
     let mut whole = Whole {
         driver,
         idle,
+        turning: Vec::with_capacity(SIZE.into()),
         operation,
         pool,
     };
@@ -63,81 +68,108 @@ pub(crate) fn make(
 }
 
 impl Whole {
+    /// Gives the device as many buffers as there is room for.
+    #[inline]
     fn refill(&mut self) -> anyhow::Result<()> {
         let rx = self.driver.rx();
         let room = usize::from(rx.room()).min(self.idle.len());
         let from = self.idle.len() - room;
-        let given = rx.refill(&mut self.idle.drain(from..));
+        let given = rx.give_burst(&mut self.idle.drain(from..));
         given.map_err(|error| anyhow!("{error}"))?;
+        rx.publish();
         Ok(())
     }
 
-    fn send_new(&mut self) -> anyhow::Result<()> {
-        let tx = self.driver.tx();
-        if usize::from(tx.size() - tx.outstanding()) < BURST {
-            return Ok(());
+    /// Writes a burst of frames and sends it, when there is room for it; how many are back from
+    /// the device.
+    #[inline(never)]
+    fn send_new(&mut self) -> anyhow::Result<u64> {
+        let Self { driver, idle, .. } = self;
+        let tx = driver.tx();
+        let before = idle.len();
+        let room = tx.make_room(BURST as u16, |frame| idle.push(frame))?;
+        let back = idle.len() - before;
+        if usize::from(room) >= BURST {
+            let headroom = tx.header_len();
+            let from = idle.len().saturating_sub(BURST);
+            let mut written = idle.drain(from..).map(|frame| {
+                let mut frame = Window::new(frame, headroom, FRAME);
+                frame.as_mut_slice().copy_from_slice(&TEMPLATE);
+                frame
+            });
+            let sent = tx.transmit_burst(&mut written);
+            drop(written);
+            let sent = sent.map_err(|error| anyhow!("{error}"))?;
+            ensure!(sent == BURST, "{sent} frames found room");
+            tx.publish();
         }
-        let headroom = tx.header_len();
-        for frame in self.idle.drain(self.idle.len() - BURST..) {
-            let mut frame = Window::new(frame, headroom, FRAME);
-            frame.as_mut_slice().copy_from_slice(&TEMPLATE);
-            tx.transmit(frame).map_err(|error| anyhow!("{error}"))?;
-        }
-        tx.kick();
-        Ok(())
+        Ok(back as u64)
     }
 
-    fn reclaim(&mut self) -> anyhow::Result<usize> {
+    #[inline(never)]
+    fn receive(&mut self) -> anyhow::Result<u64> {
         let idle = &mut self.idle;
-        Ok(self.driver.tx().reclaim(|frame| idle.push(frame))?)
+        let mut odd = false;
+        let received = self.driver.rx().receive_burst(|frame| {
+            odd |= frame.as_slice().len() != FRAME;
+            idle.push(frame.into_memory());
+        })?;
+        ensure!(!odd, "a frame of another length");
+        if received != 0 {
+            self.refill()?;
+        }
+        Ok(received as u64)
     }
 
-    fn turn(&mut self) -> anyhow::Result<usize> {
-        let (rx, tx, _) = self.driver.parts();
-        let mut received = 0;
+    #[inline(never)]
+    fn turn(&mut self) -> anyhow::Result<u64> {
+        let turning = &mut self.turning;
+        let received = self
+            .driver
+            .rx()
+            .receive_burst(|frame| turning.push(frame))?;
+        if turning.is_empty() {
+            return Ok(0);
+        }
+        // First, so that there is a buffer for each frame however fast it is back.
+        self.refill()?;
+        let Self {
+            driver,
+            idle,
+            turning,
+            ..
+        } = self;
+        let tx = driver.tx();
+        let room = tx.make_room(turning.len() as u16, |frame| idle.push(frame))?;
         // The device may keep descriptors of frames that it has sent back.
-        while received < BURST
-            && tx.outstanding() < tx.size()
-            && let Some(frame) = rx.receive()?
-        {
-            ensure!(frame.as_slice().len() == FRAME, "a frame of another length");
-            received += 1;
-            if self.operation == Operation::Loop {
-                tx.transmit(frame).map_err(|error| anyhow!("{error}"))?;
-            } else {
-                self.idle.push(frame.into_memory());
-            }
-        }
-        if received != 0 {
-            // First, so that there is a buffer for each frame however fast it is back.
-            self.refill()?;
-            if self.operation == Operation::Loop {
-                self.driver.tx().kick();
-            }
-        }
-        Ok(received)
+        let room = turning.len().min(room.into());
+        let sent = tx.transmit_burst(&mut turning.drain(..room));
+        let sent = sent.map_err(|error| anyhow!("{error}"))?;
+        ensure!(sent == room, "{sent} frames found room");
+        tx.publish();
+        Ok(received as u64)
     }
 }
 
 impl Driver for Whole {
+    #[inline]
     fn step(&mut self) -> anyhow::Result<u64> {
-        let tx = self.driver.tx();
-        let full = usize::from(tx.size() - tx.outstanding()) < BURST;
-        let back = if full { self.reclaim()? } else { 0 };
-        if self.operation == Operation::Transmit {
-            self.send_new()?;
-            return Ok(back as u64);
+        match self.operation {
+            Operation::Transmit => self.send_new(),
+            Operation::Receive => self.receive(),
+            Operation::Loop => self.turn(),
         }
-        Ok(self.turn()? as u64)
     }
 
     fn finish(self: Box<Self>) -> anyhow::Result<()> {
         let Self {
             driver,
             mut idle,
+            turning,
             pool,
             ..
         } = *self;
+        idle.extend(turning.into_iter().map(Window::into_memory));
         let shut_down = driver.shutdown(|_, frame| idle.push(frame));
         shut_down.map_err(|(_, why)| anyhow!("{why}"))?;
         pool.home(idle)
