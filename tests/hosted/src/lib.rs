@@ -19,10 +19,10 @@
 //!   as the front end of the protocol.
 //! - [`event`]: doorbells and interrupts, which are eventfds.
 //! - [`process`]: a back end that does not outlive whoever started it.
-//! - [`testpmd`]: DPDK's network device as such a process.
+//! - [`testpmd`]: DPDK's network device as such a process; [`storage_daemon`]: QEMU's disk.
 //! - [`frame`]: Ethernet frames that say what must be in them.
 //!
-//! Only [`testpmd`] and [`frame`] know what kind of device it is. Another back end is another
+//! Only the last three know what kind of device it is. Another back end is another
 //! [`process::BackEnd`] and another [`vhost_user::Identity`].
 #![deny(unsafe_code)]
 
@@ -32,6 +32,7 @@ pub mod frame;
 #[allow(unsafe_code)] // memory that the back end shares
 pub mod memory;
 pub mod process;
+pub mod storage_daemon;
 pub mod testpmd;
 #[allow(unsafe_code)] // signs the contract of a transport
 pub mod vhost_user;

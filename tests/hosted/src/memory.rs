@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::{FileOffset, MmapRegion};
 use vring::buffer::{DmaBuf, Segment, StableBytes, StableBytesMut, Window};
@@ -31,6 +31,26 @@ pub const GUEST_BASE: u64 = 0x5_0000_0000;
 
 /// How long a wait of the crate lasts at most, in polls of a millisecond.
 const PATIENCE: u32 = 500;
+
+/// Pages of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// What the system has anyway.
+    Plain,
+    /// Pages of 2 MiB, which the system must have reserved.
+    Huge,
+}
+
+impl Pages {
+    /// Bytes of a page.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Plain => 4 << 10,
+            Self::Huge => 2 << 20,
+        }
+    }
+}
 
 /// A memfd that both sides map.
 #[derive(Debug)]
@@ -48,8 +68,25 @@ impl Region {
     /// # Errors
     /// What the system says.
     pub fn new(size: usize) -> io::Result<Arc<Self>> {
-        let file = memfd_create("vring", MemfdFlags::CLOEXEC)?;
+        Self::with_pages(size, Pages::Plain)
+    }
+
+    /// A region of `size` bytes and what is missing to a whole page, all of them zero.
+    ///
+    /// # Errors
+    /// What the system says: that it has not so many pages of that size, for one.
+    pub fn with_pages(size: usize, pages: Pages) -> io::Result<Arc<Self>> {
+        let size = size.next_multiple_of(pages.size());
+        let flags = match pages {
+            Pages::Plain => MemfdFlags::CLOEXEC,
+            Pages::Huge => MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        };
+        let file = memfd_create("vring", flags)?;
         ftruncate(&file, size as u64)?;
+        if pages == Pages::Huge {
+            // A page that is missing later would be a signal rather than an error.
+            fallocate(&file, FallocateFlags::empty(), 0, size as u64)?;
+        }
         let file = FileOffset::new(File::from(file), 0);
         let map = MmapRegion::from_file(file, size).map_err(io::Error::other)?;
         Ok(Arc::new(Self {
@@ -122,6 +159,7 @@ impl Region {
     }
 
     /// The offset of `len` bytes from `ptr`, when all of them are in the region.
+    #[inline]
     fn offset_of(&self, ptr: NonNull<u8>, len: usize) -> Option<usize> {
         let offset = ptr.addr().get().checked_sub(self.map.as_ptr().addr())?;
         (offset.checked_add(len)? <= self.map.size()).then_some(offset)
@@ -212,6 +250,7 @@ unsafe impl Platform for Shared {
         self.0.dealloc(region);
     }
 
+    #[inline]
     unsafe fn map(&self, buf: NonNull<[u8]>, _: Direction) -> Result<Mapping, DmaError> {
         let (ptr, len) = (buf.cast::<u8>(), buf.len());
         let address = ptr.addr().get();
@@ -225,6 +264,7 @@ unsafe impl Platform for Shared {
         })
     }
 
+    #[inline]
     unsafe fn unmap(&self, _: Mapping, _: Direction, _: u32) {}
 
     fn wait(&self, _: Wait, polls: u32) -> bool {
@@ -412,6 +452,18 @@ mod tests {
         whole.fill(1);
         drop(whole);
         assert!(PoolBuf::new(&region, SIZE).unwrap().iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn a_region_is_whole_pages() {
+        let region = Region::with_pages(1, Pages::Plain).unwrap();
+        assert_eq!(region.free_bytes(), Pages::Plain.size());
+        // Where the system has huge pages to spare, one is as good.
+        if let Ok(region) = Region::with_pages(1, Pages::Huge) {
+            let mut whole = PoolBuf::new(&region, Pages::Huge.size()).unwrap();
+            whole.fill(1);
+            assert!(PoolBuf::new(&region, 1).is_err());
+        }
     }
 
     #[test]

@@ -97,6 +97,49 @@ impl BackEnd {
         }
     }
 
+    /// Its number in the system.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
+    /// Waits for a line of its output that `is_it`, of those behind the first `from`; and returns
+    /// those, up to and with that one.
+    ///
+    /// # Errors
+    /// When the process ends, or there is none within `limit`.
+    pub fn wait_for_line(
+        &self,
+        from: usize,
+        limit: Duration,
+        is_it: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<Vec<String>> {
+        let end = Instant::now() + limit;
+        loop {
+            // Looked at first: what it printed before it ended is there then.
+            let ended = lock(&self.child).try_wait()?;
+            let output = lock(&self.output);
+            let new = output.get(from..).unwrap_or_default();
+            if let Some(at) = new.iter().position(|line| is_it(line)) {
+                return Ok(new[..=at].to_vec());
+            }
+            drop(output);
+            if let Some(status) = ended {
+                bail!("{} ended ({status}):\n{self}", self.name);
+            }
+            if Instant::now() > end {
+                bail!("{} does not say what it should:\n{self}", self.name);
+            }
+            std::thread::sleep(TICK / 5);
+        }
+    }
+
+    /// How many lines it has printed.
+    #[must_use]
+    pub fn line_count(&self) -> usize {
+        lock(&self.output).len()
+    }
+
     /// Writes a line to its standard input.
     ///
     /// # Errors
