@@ -303,6 +303,16 @@ impl AvailRun<'_> {
     }
 }
 
+impl AvailRun<'_> {
+    /// Leaves the next one, if there is one, as it is.
+    #[inline(always)] // an addition
+    pub(crate) fn pass(&mut self) {
+        if !self.is_empty() {
+            self.at = self.at.wrapping_add(2);
+        }
+    }
+}
+
 /// Used elements that follow each other.
 pub(crate) struct UsedRun<'a> {
     used: Area,

@@ -499,7 +499,8 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Brings the slots of all chains into the order of their submission. For queues whose device
     /// has been reset: slots have no meaning any more then.
     pub(crate) fn line_up(&mut self) {
-        self.slots.sort_unstable_by_key(|slot| slot.payload.number());
+        self.slots
+            .sort_unstable_by_key(|slot| slot.payload.number());
     }
 
     /// Takes the payload out of a place of the line, and whether it had a header. `None` at its

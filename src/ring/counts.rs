@@ -46,6 +46,8 @@ pub(crate) struct Counts {
     pub(super) until: u64,
     /// In order: the length that it gave for the last one before.
     pub(super) batch_len: u32,
+    /// The last burst of completions ended with a chain of several descriptors.
+    pub(super) chains: bool,
     /// Chains whose length was beyond what they hold.
     pub(crate) overruns: u64,
 }
@@ -77,6 +79,7 @@ impl Counts {
             settled: u64::MAX,
             until: 0,
             batch_len: 0,
+            chains: false,
             overruns: 0,
         }
     }

@@ -17,6 +17,15 @@ pub(crate) struct Piece {
     pub(crate) flags: u16,
 }
 
+impl Piece {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        addr: 0,
+        len: 0,
+        flags: 0,
+    };
+}
+
 /// The device's index cannot be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Impossible {
@@ -97,7 +106,7 @@ pub(crate) trait Format {
         Self: 'w;
 
     /// Writes at most `most` chains of one descriptor each, behind what is there.
-    fn writer(&self, counts: &mut Counts, most: u32) -> Self::Writer<'_>;
+    fn writer<const IN_ORDER: bool>(&self, counts: &mut Counts, most: u32) -> Self::Writer<'_>;
 
     /// Writes the descriptor that is number `k` of the chain of slot `id`. It belongs to slot
     /// `node`, and the next of the chain, when the flags say that there is one, to `next`.
@@ -107,7 +116,7 @@ pub(crate) trait Format {
 
     /// Writes all descriptors of a chain, as [`describe`](Self::describe): they belong to these slots,
     /// of which the first is that of the chain.
-    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32; N], pieces: [Piece; N]);
+    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32], pieces: [Piece; N]);
 
     /// Takes back the first `len` descriptors of a chain that is not to be.
     fn retract(&self, counts: &Counts, len: u16);

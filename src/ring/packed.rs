@@ -261,7 +261,7 @@ impl<'a> Format for Packed<'a> {
     }
 
     #[inline(always)] // so that it is in registers
-    fn writer(&self, counts: &mut Counts, most: u32) -> PackedWriter<'_> {
+    fn writer<const IN_ORDER: bool>(&self, counts: &mut Counts, most: u32) -> PackedWriter<'_> {
         let Counts {
             avail_at,
             avail_lap,
@@ -302,7 +302,7 @@ impl<'a> Format for Packed<'a> {
     }
 
     #[inline(always)] // as above
-    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32; N], pieces: [Piece; N]) {
+    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32], pieces: [Piece; N]) {
         let Some(&id) = nodes.first() else { return };
         // In one go, but for a chain that goes on at the start of the table.
         let Some(descriptors) = self.memory.descriptors::<N>(counts.avail_at) else {
@@ -313,7 +313,10 @@ impl<'a> Format for Packed<'a> {
         };
         let held = counts.next == counts.published;
         let fixed = u64::from(id) << 32 | counts.avail_lap;
-        for (k, (descriptor, piece)) in descriptors.iter().zip(pieces).enumerate() {
+        for k in 0..N {
+            let (Some(descriptor), Some(piece)) = (descriptors.get(k), pieces.get(k)) else {
+                break;
+            };
             let second = word(piece.len, 0, flags(piece.flags)) | fixed;
             descriptor.set_addr(piece.addr);
             if k == 0 && held {

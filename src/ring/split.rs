@@ -76,6 +76,8 @@ pub(crate) struct Split<'a> {
 pub(crate) struct SplitWriter<'w, 'a> {
     memory: &'w SplitWords<'a>,
     entries: AvailRun<'w>,
+    /// They are not what they have to be already.
+    write: bool,
 }
 
 impl Writer for SplitWriter<'_, '_> {
@@ -88,7 +90,11 @@ impl Writer for SplitWriter<'_, '_> {
     fn put(&mut self, _: &mut Counts, head: u32, piece: Piece) {
         let Piece { addr, len, flags } = piece;
         self.memory.set_descriptor(head, addr, len, flags, 0);
-        self.entries.push(head as u16);
+        if self.write {
+            self.entries.push(head as u16);
+        } else {
+            self.entries.pass();
+        }
     }
 }
 
@@ -156,10 +162,23 @@ impl<'a> Format for Split<'a> {
     }
 
     #[inline(always)] // so that it is in registers
-    fn writer(&self, counts: &mut Counts, most: u32) -> SplitWriter<'_, 'a> {
+    fn writer<const IN_ORDER: bool>(
+        &self,
+        counts: &mut Counts,
+        mut most: u32,
+    ) -> SplitWriter<'_, 'a> {
+        let mut write = true;
+        if IN_ORDER {
+            let unsettled = counts.settled.saturating_sub(counts.next);
+            write = unsettled != 0;
+            if write {
+                most = most.min(unsettled.min(u32::MAX.into()) as u32);
+            }
+        }
         SplitWriter {
             memory: &self.memory,
             entries: self.memory.avail_run(counts.next as u32, most),
+            write,
         }
     }
 
@@ -175,12 +194,14 @@ impl<'a> Format for Split<'a> {
     }
 
     #[inline(always)] // as above
-    fn write<const N: usize>(&self, _: &mut Counts, nodes: &[u32; N], pieces: [Piece; N]) {
-        let links = nodes.iter().skip(1).copied().chain([0]);
-        for ((&node, piece), next) in nodes.iter().zip(pieces).zip(links) {
-            let Piece { addr, len, flags } = piece;
-            let memory = &self.memory;
-            memory.set_descriptor(node, addr, len, flags, next as u16);
+    fn write<const N: usize>(&self, _: &mut Counts, nodes: &[u32], pieces: [Piece; N]) {
+        for k in 0..N {
+            let (Some(&node), Some(piece)) = (nodes.get(k), pieces.get(k)) else {
+                break;
+            };
+            let next = nodes.get(k.wrapping_add(1)).map_or(0, |&next| next as u16);
+            let &Piece { addr, len, flags } = piece;
+            self.memory.set_descriptor(node, addr, len, flags, next);
         }
     }
 

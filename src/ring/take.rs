@@ -129,18 +129,16 @@ pub(crate) fn drain<R: Formatted, T>(
     }
     let start = counts.completed;
     let end = ring.format().glance(counts, false)?;
-    // Chains of one descriptor and others, each kind in a loop of its own.
-    loop {
-        let all;
-        (all, f) = drain_singles(ring, slots, counts, end, f);
-        if all {
-            break;
-        }
-        let all;
-        (all, f) = drain_chains(ring, slots, counts, end, f)?;
-        if all {
-            break;
-        }
+    // Chains of one descriptor and others, each kind in a loop of its own; first that of the last
+    // burst.
+    let mut all = false;
+    while !all {
+        (all, f) = if counts.chains {
+            drain_chains(ring, slots, counts, end, f)?
+        } else {
+            drain_singles(ring, slots, counts, end, f)
+        };
+        counts.chains ^= !all;
     }
     Ok(counts.completed.wrapping_sub(start) as usize)
 }

@@ -26,6 +26,7 @@
 
 mod completion;
 mod errors;
+mod few;
 mod submit;
 
 #[cfg(test)]
@@ -39,13 +40,15 @@ use crate::buffer::DmaBuf;
 use crate::dma::{Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, Mapping, Platform};
+use crate::ring::Counts;
 use crate::ring::core::{Ring, with_format, with_ring};
-use crate::ring::format::Format;
+use crate::ring::format::{Format, Formatted};
 use crate::ring::storage::{Slot, Storage};
 use crate::ring::take::{drain, pop};
 use crate::shared::{CellMemory, TableMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
-use crate::virtqueue::submit::{FEW, add_burst, add_burst_of_few, add_few, add_one};
+use crate::virtqueue::few::{FEW, Way, add_burst_of_few, is_few};
+use crate::virtqueue::submit::{Ended, add_burst, add_one};
 
 pub use completion::{Completion, Ticket};
 pub use errors::{BurstError, Fault, Reject, Rejected};
@@ -306,10 +309,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 });
             }
         }
-        if P::DIRECT
-            && buf.count().wrapping_sub(2) <= FEW - 2
-            && tables.is_none()
-            && buf.count() <= usize::from(ring.free().min(*longest))
+        if P::DIRECT && is_few(buf.count()) && buf.count() <= usize::from(ring.free().min(*longest))
         {
             let Ring {
                 format,
@@ -319,7 +319,8 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 ..
             } = ring;
             return with_format!(format, format => {
-                add_few(format, slots, counts, platform, *in_order, buf)
+                let (tables, in_order) = (tables.as_ref(), *in_order);
+                Way { format, platform, tables, in_order }.add(slots, counts, buf)
             });
         }
         self.core.add(&[], false, buf)
@@ -338,7 +339,36 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         header: &H,
         buf: B,
     ) -> Result<Ticket, Rejected<B>> {
-        self.core.add(header.as_bytes(), true, buf)
+        let header = header.as_bytes();
+        let Core {
+            ring,
+            platform,
+            tables,
+            cells,
+            longest,
+            ..
+        } = &mut *self.core;
+        if P::DIRECT
+            && buf.count() == 1
+            && let Some(cells) = cells
+            && header.len() <= usize::from(cells.view().header_size())
+            && 3 <= ring.free().min(*longest)
+            && !(header.is_empty() && cells.view().reply_size() == 0)
+        {
+            let Ring {
+                format,
+                slots,
+                counts,
+                in_order,
+                ..
+            } = ring;
+            return with_format!(format, format => {
+                let (tables, in_order) = (tables.as_ref(), *in_order);
+                let way = Way { format, platform, tables, in_order };
+                way.add_with(slots, counts, cells, header, buf)
+            });
+        }
+        self.core.add(header, true, buf)
     }
 
     /// Takes buffers from `bufs` while there is room for one more descriptor and an item to take.
@@ -368,21 +398,14 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 in_order,
                 ..
             } = ring;
-            // Without tables, and where each fits into the ring.
-            let few = P::DIRECT && tables.is_none() && usize::from(*longest) >= FEW;
+            // Where each fits into the ring.
+            let few = P::DIRECT && usize::from(*longest) >= FEW;
+            let tables = tables.as_ref();
             let before = counts.next();
-            let odd = with_ring!(format, ring => {
-                match add_burst(ring, slots, counts, platform, bufs) {
-                    Some(Ok(buf)) if few && buf.count() > 1 => match *in_order {
-                        false => add_burst_of_few::<false, _, _, _>(
-                            ring, slots, counts, platform, buf, bufs,
-                        ),
-                        true => add_burst_of_few::<true, _, _, _>(
-                            ring, slots, counts, platform, buf, bufs,
-                        ),
-                    },
-                    ended => ended,
-                }
+            let odd = with_ring!(format, ring => if *in_order {
+                burst_of::<true, _, _, _>(ring, slots, counts, platform, tables, few, bufs)
+            } else {
+                burst_of::<false, _, _, _>(ring, slots, counts, platform, tables, few, bufs)
             });
             submitted = submitted.wrapping_add(ring.counts.next().wrapping_sub(before) as usize);
             let outcome = match odd {
@@ -650,6 +673,26 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         let slots = self.ring.slots.take_lent()?;
         let mappings = self.mappings.take_lent().unwrap_or_default();
         Some(QueueStorage { slots, mappings })
+    }
+}
+
+/// Submits buffers of one segment, and then those of [few](is_few), while there is room. Returns what
+/// ended it: nothing, a buffer that is of neither kind, or a rejection.
+#[inline(always)] // two calls
+fn burst_of<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
+    ring: &R,
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    platform: &P,
+    tables: Option<&TableMemory<P>>,
+    few: bool,
+    bufs: &mut impl Iterator<Item = B>,
+) -> Ended<B> {
+    match add_burst::<IN_ORDER, _, _, _>(ring, slots, counts, platform, bufs) {
+        Some(Ok(buf)) if few && buf.count() > 1 => {
+            add_burst_of_few::<IN_ORDER, _, _, _>(ring, slots, counts, platform, tables, buf, bufs)
+        }
+        ended => ended,
     }
 }
 

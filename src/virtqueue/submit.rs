@@ -6,6 +6,9 @@
 //! failure leaves the queue as it was: what was mapped is unmapped in reverse, and the buffer moves
 //! out again.
 //!
+//! That is the way of any buffer. Those of one segment, and of few (`few.rs`), have shorter ones on
+//! platforms that map nothing.
+//!
 //! A chain of several pieces goes into the slot's indirect table when there is one and it pays:
 //! from [`INDIRECT_FROM`] pieces on, or when the ring is short of descriptors.
 
@@ -14,17 +17,17 @@ use crate::buffer::{DmaBuf, Segment};
 use crate::dma;
 use crate::platform::{Direction, DmaError, Mapping, Platform};
 use crate::ring::Counts;
-use crate::ring::core::{ChainInfo, burst, keep_chains, keep_singles, with_format};
+use crate::ring::core::{ChainInfo, burst, keep_singles, with_format};
 use crate::ring::format::{Format, Formatted, Piece, Writer};
 use crate::ring::layout::DescriptorFlags;
 use crate::ring::storage::{Parked, Slot};
 use crate::shared::TableMemory;
 
 /// Pieces from which on a table is worth its extra line of cache.
-const INDIRECT_FROM: usize = 3;
+pub(super) const INDIRECT_FROM: usize = 3;
 
-const WRITE: u16 = DescriptorFlags::WRITE.bits();
-const NEXT: u16 = DescriptorFlags::NEXT.bits();
+pub(super) const WRITE: u16 = DescriptorFlags::WRITE.bits();
+pub(super) const NEXT: u16 = DescriptorFlags::NEXT.bits();
 
 /// Submits a buffer of one segment on a platform that maps nothing: the slot is looked up once, and
 /// `write` writes one descriptor and enters it.
@@ -68,129 +71,10 @@ pub(super) fn add_one<P: Platform, B: DmaBuf>(
     }
 }
 
-/// The most segments of a buffer that [`add_few`] takes.
-pub(super) const FEW: usize = 4;
-
-/// Submits a buffer of 2 to [`FEW`] segments, for all of which there is room in the ring, on a
-/// platform that maps nothing.
-#[inline(always)] // folds where the buffer knows how many segments it has
-pub(super) fn add_few<F: Format, P: Platform, B: DmaBuf>(
-    format: &F,
-    slots: &mut [Slot<B>],
-    counts: &mut Counts,
-    platform: &P,
-    in_order: bool,
-    buf: B,
-) -> Result<Ticket, Rejected<B>> {
-    match buf.count() {
-        2 => add_chain::<2, _, _, _>(format, slots, counts, platform, in_order, buf),
-        3 => add_chain::<3, _, _, _>(format, slots, counts, platform, in_order, buf),
-        _ => add_chain::<FEW, _, _, _>(format, slots, counts, platform, in_order, buf),
-    }
-}
-
-#[inline(always)] // as above
-fn add_chain<const N: usize, F: Format, P: Platform, B: DmaBuf>(
-    format: &F,
-    slots: &mut [Slot<B>],
-    counts: &mut Counts,
-    platform: &P,
-    in_order: bool,
-    buf: B,
-) -> Result<Ticket, Rejected<B>> {
-    // The slots of the chain, and the one behind it: the payload is borrowed when they are used.
-    let head = counts.head_index() as u32;
-    let (mut nodes, mut tail, mut behind) = ([head; N], head, head);
-    for node in &mut nodes {
-        let Some(slot) = slots.get(behind as usize) else {
-            let why = bad_length(0, 0);
-            return Err(Rejected { buf, why });
-        };
-        tail = behind;
-        *node = tail;
-        behind = slot.next.into();
-    }
-    let Some(slot) = slots.get_mut(head as usize) else {
-        let why = bad_length(0, 0);
-        return Err(Rejected { buf, why });
-    };
-    let parked = Parked(slot);
-    let slot = &mut *parked.0;
-    let number = counts.next();
-    let why = match map_few::<N, _, _>(slot.payload.park(buf, number), platform) {
-        Ok((pieces, writable)) => {
-            let len = N as u16;
-            format.write(counts, &nodes, pieces);
-            slot.writable = writable;
-            slot.tail = tail as u16;
-            slot.shape = len.into();
-            core::mem::forget(parked);
-            if in_order {
-                format.enter(counts, number, head, len);
-            } else {
-                format.enter_any(counts, number, head, len);
-            }
-            counts.take_room(len.into());
-            counts.admit(number, behind as u16);
-            return Ok(Ticket::new(head as u16, number));
-        }
-        Err(why) => why,
-    };
-    match slot.payload.take() {
-        Some(buf) => Err(Rejected { buf, why }),
-        // The buffer was parked above.
-        None => Ok(Ticket::new(head as u16, 0)),
-    }
-}
-
-/// Maps all segments of a buffer: the pieces, and how many bytes the device may write.
-#[inline(always)] // as above
-fn map_few<const N: usize, P: Platform, B: DmaBuf>(
-    buf: &mut B,
-    platform: &P,
-) -> Result<([Piece; N], u32), Reject> {
-    let nothing = Piece {
-        addr: 0,
-        len: 0,
-        flags: NEXT,
-    };
-    let mut pieces = [nothing; N];
-    let (mut total, mut all_writable) = (0u64, 0u32);
-    for (index, piece) in pieces.iter_mut().enumerate() {
-        let segment = buf.segment(index);
-        let len = segment.len();
-        if len.wrapping_sub(1) >= u32::MAX as usize {
-            return Err(bad_length(index, len));
-        }
-        let writable = segment.direction() == Direction::Writable;
-        if !writable && all_writable != 0 {
-            return Err(Reject::Order { index });
-        }
-        let mapping = dma::map(platform, segment).map_err(Reject::Map)?;
-        if mapping.len as usize != len {
-            return Err(split_mapping(len, mapping));
-        }
-        (piece.addr, piece.len) = (mapping.addr.0, mapping.len);
-        total = total.wrapping_add(piece.len.into());
-        if writable {
-            piece.flags |= WRITE;
-            all_writable = all_writable.saturating_add(piece.len);
-        }
-    }
-    // VIRTIO 1.4, 2.7.5.2: no chain of more than 2^32 bytes.
-    if total > 1 << 32 {
-        return Err(Reject::TooLong { bytes: total });
-    }
-    if let Some(last) = pieces.last_mut() {
-        last.flags &= !NEXT;
-    }
-    Ok((pieces, all_writable))
-}
-
 /// Submits buffers of one segment, on a platform that maps nothing, while there is room. Returns
 /// what ended it: nothing, a buffer that is not of this kind, or a rejection.
 #[inline(never)] // the loop has all registers for itself
-pub(super) fn add_burst<R: Formatted, P: Platform, B: DmaBuf>(
+pub(super) fn add_burst<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
     ring: &R,
     slots: &mut [Slot<B>],
     counts: &mut Counts,
@@ -215,7 +99,7 @@ pub(super) fn add_burst<R: Formatted, P: Platform, B: DmaBuf>(
                 }
                 continue;
             }
-            let mut writer = format.writer(counts, room);
+            let mut writer = format.writer::<IN_ORDER>(counts, room);
             while writer.has_room(counts) {
                 let write = |counts: &mut Counts, head, piece| writer.put(counts, head, piece);
                 if let Err(ended) = add_next(slots, counts, platform, bufs, write) {
@@ -226,36 +110,8 @@ pub(super) fn add_burst<R: Formatted, P: Platform, B: DmaBuf>(
     })
 }
 
-/// As [`add_burst`], for buffers of 2 to [`FEW`] segments, of which `buf` is the first.
-#[inline(never)] // as above
-pub(super) fn add_burst_of_few<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
-    ring: &R,
-    slots: &mut [Slot<B>],
-    counts: &mut Counts,
-    platform: &P,
-    mut buf: B,
-    bufs: &mut impl Iterator<Item = B>,
-) -> Ended<B> {
-    let format = &ring.format();
-    burst(counts, keep_chains(format), |counts| {
-        loop {
-            // Room for any that follows spares a comparison with this one's count.
-            if buf.count().wrapping_sub(2) > FEW - 2 || counts.free() < FEW as u32 {
-                return Some(Ok(buf));
-            }
-            if let Err(rejected) = add_few(format, slots, counts, platform, IN_ORDER, buf) {
-                return Some(Err(rejected));
-            }
-            if counts.free() == 0 {
-                return None;
-            }
-            buf = bufs.next()?;
-        }
-    })
-}
-
 /// What ended a burst: nothing, a buffer that is not of one segment, or a rejection.
-type Ended<B> = Option<Result<B, Rejected<B>>>;
+pub(super) type Ended<B> = Option<Result<B, Rejected<B>>>;
 
 /// Submits the next buffer of a burst.
 #[inline(always)] // as above
@@ -597,19 +453,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     fn put_in_table(&self, entry: u16, head: u16, piece: Piece) {
         let Some(tables) = &self.tables else { return };
         let linked = with_format!(&self.ring.format, format => format.tables_are_linked());
-        let (flags, next) = if !linked {
-            (0, piece.flags & WRITE)
-        } else {
-            let next = if piece.flags & NEXT != 0 {
-                entry.wrapping_add(1)
-            } else {
-                0
-            };
-            (piece.flags, next)
-        };
-        // Split: length, flags, next. Packed: length, id, flags.
-        let second = u64::from(piece.len) | u64::from(flags) << 32 | u64::from(next) << 48;
-        tables.set(head, entry, piece.addr, second);
+        put_in_table(tables, linked, entry, head, piece);
     }
 
     /// Writes the one descriptor in the ring that stands for a table.
@@ -739,9 +583,30 @@ impl<P: Platform, B: DmaBuf> Drop for Laying<'_, P, B> {
     }
 }
 
+/// Writes an entry of a table, which are linked or follow each other.
+#[inline(always)] // two stores
+pub(super) fn put_in_table<P: Platform>(
+    tables: &TableMemory<P>,
+    linked: bool,
+    entry: u16,
+    head: u16,
+    piece: Piece,
+) {
+    let (flags, next) = if !linked {
+        (0, piece.flags & WRITE)
+    } else if piece.flags & NEXT != 0 {
+        (piece.flags, entry.wrapping_add(1))
+    } else {
+        (piece.flags, 0)
+    };
+    // Split: length, flags, next. Packed: length, id, flags.
+    let second = u64::from(piece.len) | u64::from(flags) << 32 | u64::from(next) << 48;
+    tables.set(head, entry, piece.addr, second);
+}
+
 /// A platform that is direct, and yet maps a segment in pieces.
 #[cold]
-fn split_mapping(len: usize, mapping: Mapping) -> Reject {
+pub(super) fn split_mapping(len: usize, mapping: Mapping) -> Reject {
     Reject::Map(DmaError::BadMapping {
         asked: len as u32,
         got: mapping.len,
@@ -749,7 +614,7 @@ fn split_mapping(len: usize, mapping: Mapping) -> Reject {
 }
 
 #[cold]
-fn bad_length(index: usize, len: usize) -> Reject {
+pub(super) fn bad_length(index: usize, len: usize) -> Reject {
     if len == 0 {
         Reject::Empty { index }
     } else {

@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use vring::Platform;
-use vring::buffer::{DmaBuf, Readable, Segment};
+use vring::buffer::{DmaBuf, Readable, Segment, Writable};
 use vring::features::{Feature, Features, Wish};
 use vring::init::{self, QueueConfig};
 use vring::platform::{Direction, DmaAddr, DmaError, Mapping, RawRegion};
@@ -390,10 +390,31 @@ rounds!(Frame: burst_32_of_2, single_32_of_2, single_1_of_2);
 rounds!(Request: burst_32_of_3, single_32_of_3, single_1_of_3);
 rounds!(Slice: burst_32_of_slice, single_32_of_slice, single_1_of_slice);
 
+/// The block of a request whose header and status are in the queue's cells.
+type Data = Writable<Box<[u8; 512]>>;
+
+#[inline(never)]
+fn single_32_of_cells(queue: &mut Queue<Data>, device: &mut Device, pool: &mut Pool<Data>) {
+    for _ in 0..ROUNDS / 32 {
+        for sector in 0..32u64 {
+            let buf = pool.0.pop().expect("a buffer");
+            let header = [0, sector];
+            queue.submit_with(&header, buf).expect("room for 32");
+        }
+        queue.kick();
+        device.run();
+        while let Some(done) = queue.next_completion().expect("an honest device") {
+            let status = done.reply::<u8>();
+            assert_eq!(status, Some(0xff), "it is not written");
+            pool.push(done.into_buf());
+        }
+    }
+}
+
 type Call<B> = fn(&mut Queue<B>, &mut Device, &mut Pool<B>);
 
 /// Makes a queue, as the modes say, and runs the functions on it.
-fn run<B: DmaBuf>(modes: &[String], buf: impl Fn() -> B, calls: [Call<B>; 3]) {
+fn run<B: DmaBuf>(modes: &[String], buf: impl Fn() -> B, cells: (u16, u16), calls: &[Call<B>]) {
     let has = |mode: &str| modes.iter().any(|word| word == mode);
     let mut offered = Features::from(Feature::VERSION_1);
     for (mode, feature) in [
@@ -422,6 +443,9 @@ fn run<B: DmaBuf>(modes: &[String], buf: impl Fn() -> B, calls: [Call<B>; 3]) {
     let mut config = QueueConfig::new(256);
     if has("indirect") {
         config = config.indirect(4);
+    }
+    if cells != (0, 0) {
+        config = config.cells(cells.0, cells.1);
     }
     let pending = negotiated.queue(QueueIndex(0), &config).expect("queue");
     let live = negotiated.finish().expect("live");
@@ -467,16 +491,16 @@ fn main() {
         .flat_map(|arg| arg.split('+').map(str::to_owned).collect::<Vec<_>>())
         .collect();
     let block = || Readable(Box::new([0; 64]));
-    let calls: [Call<Block>; 3] = [burst_32_of_1, single_32_of_1, single_1_of_1];
-    run(&modes, block, calls);
+    let calls: &[Call<Block>] = &[burst_32_of_1, single_32_of_1, single_1_of_1];
+    run(&modes, block, (0, 0), calls);
     let frame = || {
         Frame(Box::new(FrameBytes {
             header: [0; 12],
             frame: [0; 64],
         }))
     };
-    let calls: [Call<Frame>; 3] = [burst_32_of_2, single_32_of_2, single_1_of_2];
-    run(&modes, frame, calls);
+    let calls: &[Call<Frame>] = &[burst_32_of_2, single_32_of_2, single_1_of_2];
+    run(&modes, frame, (0, 0), calls);
     let request = || {
         Request(Box::new(RequestBytes {
             header: [0; 16],
@@ -484,10 +508,12 @@ fn main() {
             status: [0xff],
         }))
     };
-    let calls: [Call<Request>; 3] = [burst_32_of_3, single_32_of_3, single_1_of_3];
-    run(&modes, request, calls);
+    let calls: &[Call<Request>] = &[burst_32_of_3, single_32_of_3, single_1_of_3];
+    run(&modes, request, (0, 0), calls);
     let slice = || Readable(vec![0; 64].into_boxed_slice());
-    let calls: [Call<Slice>; 3] = [burst_32_of_slice, single_32_of_slice, single_1_of_slice];
-    run(&modes, slice, calls);
+    let calls: &[Call<Slice>] = &[burst_32_of_slice, single_32_of_slice, single_1_of_slice];
+    run(&modes, slice, (0, 0), calls);
+    let data = || Writable(Box::new([0; 512]));
+    run(&modes, data, (16, 1), &[single_32_of_cells as Call<Data>]);
     println!("{ROUNDS} rounds a call, 4 calls of each");
 }
