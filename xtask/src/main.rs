@@ -1,5 +1,6 @@
 //! Everything a person runs.
 
+mod bench;
 mod conformance;
 mod mutants;
 mod qemu;
@@ -25,6 +26,7 @@ enum Command {
     Qemu(qemu::cli::QemuArgs),
     Mutants(mutants::cli::MutantsArgs),
     Test(test::TestArgs),
+    Bench(bench::BenchArgs),
     Conformance(conformance::ConformanceArgs),
     #[command(name = qemu::native::AGENT, hide = true)]
     QemuAgent,
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
             match words.first().map(String::as_str) {
                 Some("qemu") if !asked => qemu::usage_error(words, &message),
                 Some("mutants") if !asked => mutants::usage_error(words, &message),
+                Some("bench") if !asked => bench::usage_error(words, &message),
                 Some("test") if !asked => test::usage_error(words, &message),
                 Some("conformance") if !asked => conformance::usage_error(words, &message),
                 _ => {}
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Qemu(args) => ExitCode::from(qemu::main(&args, words)),
         Command::Mutants(args) => ExitCode::from(mutants::main(&args, words)),
+        Command::Bench(args) => ExitCode::from(bench::main(&args, words)),
         Command::Test(args) => ExitCode::from(test::main(&args, words)),
         Command::Conformance(args) => ExitCode::from(conformance::main(&args, words)),
         Command::QemuAgent => plain(qemu::native::agent_main()),

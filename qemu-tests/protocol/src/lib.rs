@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub const EVENT_PREFIX: &str = "@vring ";
 
 /// Version of this protocol; both sides refuse another.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with status `2 v + 1`.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
@@ -82,6 +82,9 @@ pub struct Options {
     /// `pieces=24`: how many echo requests the guest sends after its services, over queues of its
     /// own, each frame in several descriptors (0: none).
     pub pieces: u32,
+    /// `batches=2048`: packets that the guest sends at the end in batches, each of another size, and
+    /// counts what leaves the virtual machine (0: none).
+    pub batches: u32,
     /// `suite=net` or another name that the guest knows; `boot` runs no device.
     pub suite: String,
 }
@@ -99,6 +102,7 @@ impl Default for Options {
             refuse: Vec::new(),
             indirect: true,
             pieces: 24,
+            batches: 0,
             suite: "net".into(),
         }
     }
@@ -126,6 +130,7 @@ impl Options {
                 "refuse" => options.refuse = names(value),
                 "indirect" if matches!(value, "on" | "off") => options.indirect = value == "on",
                 "pieces" => options.pieces = value.parse().map_err(|_| word)?,
+                "batches" => options.batches = value.parse().map_err(|_| word)?,
                 "suite" => options.suite = value.into(),
                 _ => return Err(word.into()),
             }
@@ -138,7 +143,7 @@ impl Options {
     pub fn to_command_line(&self) -> String {
         alloc::format!(
             "ip={} gw={} ping={} queue_size={} interrupts={} idle={} require={} refuse={} \
-             indirect={} pieces={} suite={}",
+             indirect={} pieces={} batches={} suite={}",
             self.ip,
             self.gateway,
             self.ping,
@@ -149,6 +154,7 @@ impl Options {
             self.refuse.join(","),
             if self.indirect { "on" } else { "off" },
             self.pieces,
+            self.batches,
             self.suite
         )
     }
@@ -354,6 +360,23 @@ pub enum Event {
         /// Buffers that those resets gave back.
         returned: u64,
     },
+    /// What packets took that were sent in batches of one size: see [`Options::batches`].
+    Batches {
+        /// Packets that were sent with one kick.
+        batch: u32,
+        /// Packets sent, each answered.
+        packets: u32,
+        /// Doorbell stores of the transmit queue.
+        transmit_kicks: u64,
+        /// Doorbell stores of the receive queue.
+        receive_kicks: u64,
+        /// Doorbell stores, of both, that the device had asked to leave out.
+        suppressed_kicks: u64,
+        /// Interrupts for queues.
+        interrupts: u64,
+        /// Accesses of the card's registers other than the doorbells.
+        register_accesses: u64,
+    },
     /// The last counts, after the device was reset.
     Counters {
         /// Each queue.
@@ -413,6 +436,7 @@ mod tests {
             refuse: alloc::vec!["A".into(), "B".into()],
             indirect: false,
             pieces: 3,
+            batches: 9,
             ..Options::default()
         };
         assert_eq!(Options::parse(&options.to_command_line()), Ok(options));

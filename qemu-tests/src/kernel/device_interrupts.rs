@@ -3,13 +3,15 @@
 //! A handler does what is due in any kernel: for a line it acknowledges, which takes the line down
 //! again, and then it notes that there is work. The work itself is the poll loop's.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use vring::transport::pci::{MsixError, MsixTable, PciTransport};
-use vring::transport::{Interrupt, Native, Transport};
+use vring::transport::pci::{MsixError, PciTransport};
+use vring::transport::{Interrupt, RegisterAccess, Transport};
 
 use super::interrupts;
 use super::{Machine, idle, io_apic, local_apic, pci};
@@ -51,8 +53,8 @@ enum Mode {
     /// Vector `i` of the table is queue `i`'s, the one after them the configuration's.
     Messages {
         queues: u16,
-        /// Kept, as dropping it is not meant to happen while the device runs.
-        _table: MsixTable<Native>,
+        /// The table, kept, as dropping it is not meant to happen while the device runs.
+        _table: Box<dyn Any>,
     },
     Line,
     Poll,
@@ -101,9 +103,9 @@ impl DeviceInterrupts {
     }
 
     /// A message for each of `queues` queues, and one for the configuration.
-    pub(crate) fn msix(
+    pub(crate) fn msix<A: RegisterAccess + 'static>(
         machine: &Machine,
-        transport: &mut PciTransport,
+        transport: &mut PciTransport<A>,
         queues: u16,
     ) -> Result<Self, InterruptError> {
         let map = |address, len| pci::map_registers(machine, address, len);
@@ -124,15 +126,15 @@ impl DeviceInterrupts {
         }
         let mode = Mode::Messages {
             queues,
-            _table: table,
+            _table: Box::new(table),
         };
         Ok(Self::new(mode, noted))
     }
 
     /// The line that the firmware gave the device.
-    pub(crate) fn intx(
+    pub(crate) fn intx<A: RegisterAccess>(
         machine: &Machine,
-        transport: &mut PciTransport,
+        transport: &mut PciTransport<A>,
     ) -> Result<Self, InterruptError> {
         let line = machine.pci.interrupt_line(transport.address());
         let line = line.ok_or(InterruptError::NoLine)?;

@@ -27,7 +27,7 @@ pub(crate) struct QemuArgs {
     pub(crate) accel: Accel,
     /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
     #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "machine", "nic",
-        "pings", "tcp_mib", "datagrams", "burst"])]
+        "pings", "tcp_mib", "datagrams", "burst", "batches"])]
     pub(crate) matrix: bool,
     /// Of the matrix, only cells whose name contains this; may be given more than once.
     #[arg(long, value_name = "PART", requires = "matrix")]
@@ -65,6 +65,10 @@ pub(crate) struct QemuArgs {
     /// Unpaced UDP datagrams each way.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) burst: u32,
+    /// Packets that the guest sends at the end in batches of 1 and of 64, counting doorbell stores,
+    /// interrupts and register accesses.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) batches: u32,
     /// Seconds that the run itself may take, building and fetching aside; 600, for a matrix 2400.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) time_limit: Option<u64>,

@@ -80,6 +80,23 @@ pub(crate) struct Pieces {
     pub(crate) returned: u64,
 }
 
+/// What packets took that were sent in batches of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    /// Packets that were sent with one kick.
+    pub(crate) batch: u32,
+    /// Packets sent, each answered.
+    pub(crate) packets: u32,
+    /// Doorbell stores.
+    pub(crate) transmit_kicks: u64,
+    pub(crate) receive_kicks: u64,
+    /// Doorbell stores that the device had asked to leave out.
+    pub(crate) suppressed_kicks: u64,
+    pub(crate) interrupts: u64,
+    /// Accesses of the card's registers other than the doorbells.
+    pub(crate) register_accesses: u64,
+}
+
 /// Features that are asked for and that the back end does not have: a fact, and no failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NotOffered {
@@ -240,6 +257,9 @@ pub(crate) struct Findings {
     /// The guest's exercise over queues of its own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) pieces: Option<Pieces>,
+    /// The guest's packets in batches, where they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) batches: Vec<Batch>,
     pub(crate) tests: Tests,
     pub(crate) duration_s: BTreeMap<String, f64>,
 }
@@ -361,6 +381,7 @@ mod tests {
         report.findings.udp.down = Some(Flow::default());
         report.findings.features = Some(Features::default());
         report.findings.counters = Some(Counters::default());
+        report.findings.batches.push(Batch::default());
         let json = serde_json::to_value(&report).unwrap();
         for pointer in [
             "/schema",
@@ -399,6 +420,13 @@ mod tests {
             "/counters/suppressed_kicks",
             "/counters/interrupts",
             "/counters/faults",
+            "/batches/0/batch",
+            "/batches/0/packets",
+            "/batches/0/transmit_kicks",
+            "/batches/0/receive_kicks",
+            "/batches/0/suppressed_kicks",
+            "/batches/0/interrupts",
+            "/batches/0/register_accesses",
             "/duration_s",
             "/artifacts",
         ] {

@@ -333,6 +333,19 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
             pieces.sent, pieces.received, pieces.descriptors, pieces.queue_resets, pieces.returned
         )?;
     }
+    for batch in &found.batches {
+        writeln!(
+            out,
+            "batches    {} packets by {}: {} transmit kicks, {} receive kicks, {} interrupts, \
+             {} other register accesses",
+            batch.packets,
+            batch.batch,
+            batch.transmit_kicks,
+            batch.receive_kicks,
+            batch.interrupts,
+            batch.register_accesses
+        )?;
+    }
     if !found.tests.passed.is_empty() || !found.tests.failed.is_empty() {
         writeln!(
             out,

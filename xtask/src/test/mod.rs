@@ -5,14 +5,14 @@
 //! log and within one time limit. Everything that failed is counted, nothing stops at the first
 //! failure. [`report`] turns what happened into a verdict, a table and `report.json`.
 
-mod budget;
+pub(crate) mod budget;
 pub(crate) mod cli;
 pub(crate) mod context;
 pub(crate) mod needs;
 mod probe;
-mod progress;
+pub(crate) mod progress;
 mod qemu;
-mod report;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod section;
 pub(crate) mod sections;

@@ -31,7 +31,7 @@ pub(crate) enum Status {
 }
 
 impl Status {
-    fn shown(self) -> &'static str {
+    pub(crate) fn shown(self) -> &'static str {
         match self {
             Self::Passed => "ok",
             Self::Skipped => "skipped",

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -184,6 +184,18 @@ impl<'a> Run<'a> {
     /// Runs commands side by side to their ends. What they printed is put together, one after the
     /// other, and so gets into the log; the ending is that of the first that failed.
     pub(crate) fn side_by_side(&mut self, cmds: &[Cmd]) -> Result<Printed, Stop> {
+        let printed = self.each(cmds)?;
+        let failed = printed.iter().find(|printed| !printed.ok());
+        let status = failed.or(printed.first()).context("no command")?.status;
+        let text = printed
+            .iter()
+            .map(|printed| printed.text.as_str())
+            .collect();
+        Ok(Printed { status, text })
+    }
+
+    /// Runs commands side by side to their ends; what each printed gets into the log after it.
+    pub(crate) fn each(&mut self, cmds: &[Cmd]) -> Result<Vec<Printed>, Stop> {
         let mut running = Vec::new();
         for cmd in cmds {
             let shown = self.note(cmd)?;
@@ -191,19 +203,58 @@ impl<'a> Run<'a> {
         }
         // Each is ended, also when another ran out of time.
         let ended: Vec<_> = running.into_iter().map(|r| r.end(&self.deadline)).collect();
-        let (mut text, mut statuses) = (String::new(), Vec::new());
-        for (status, printed) in ended {
-            self.say(&printed)?;
-            text += &printed;
-            statuses.push(status);
+        for (_, text) in &ended {
+            self.say(text)?;
         }
-        let statuses = statuses.into_iter().collect::<Result<Vec<_>, Stop>>()?;
-        let failed = statuses.iter().find(|status| !status.success());
-        let status = failed.or(statuses.first()).context("no command")?;
-        Ok(Printed {
-            status: *status,
-            text,
-        })
+        let printed = |(status, text): (Result<ExitStatus, Stop>, String)| {
+            let status = status?;
+            Ok(Printed { status, text })
+        };
+        ended.into_iter().map(printed).collect()
+    }
+
+    /// Runs a command to its end, within `seconds`, and hands each line of its standard output on
+    /// as it comes. Standard error goes into the log. However it ends, so do its children.
+    pub(crate) fn follow(
+        &mut self,
+        cmd: &Cmd,
+        seconds: u64,
+        take: &mut dyn FnMut(&str),
+    ) -> Result<ExitStatus, Stop> {
+        let shown = self.note(cmd)?;
+        let log = || self.log.try_clone().context("cannot share the log");
+        let mut command = cmd.command(&self.context.workspace);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log()?);
+        let mut log = log()?;
+        let mut child = Guarded::spawn(&mut command)?;
+        let stdout = child.child().stdout.take().context("a pipe")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        // It ends with the pipe, or when nobody listens any more.
+        std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            lines.map(|line| sender.send(line)).all(|sent| sent.is_ok())
+        });
+        let mut hear = |line: String| {
+            // A log that cannot be written shows when the next line is said.
+            drop(writeln!(log, "{line}"));
+            take(&line);
+        };
+        let waited = self
+            .deadline
+            .within(seconds)
+            .poll(&format!("`{shown}`"), || {
+                lines.try_iter().for_each(&mut hear);
+                Ok(child.try_wait()?)
+            });
+        child.end_group(GRACE);
+        // What it said last; a stray child may hold the pipe open.
+        while let Ok(line) = lines.recv_timeout(Duration::from_secs(1)) {
+            hear(line);
+        }
+        waited
     }
 
     /// Notes that a command is run; how it is shown.

@@ -8,7 +8,7 @@ use vring::adapter::smoltcp::Device;
 use vring::device::net::{Driver, Options as DriverOptions, SUPPORTED};
 use vring::features::{Feature, Features};
 use vring::transport::pci::PciTransport;
-use vring::transport::{DeviceId, Transport as _};
+use vring::transport::{DeviceId, RegisterAccess, Transport as _};
 use vring_protocol::Options;
 
 use super::{Card, QUEUES, facts};
@@ -64,9 +64,10 @@ pub(super) fn run(
     Some((card, interrupts))
 }
 
-fn choose(
+/// Has the device interrupt in the way that the command line says.
+pub(super) fn choose<A: RegisterAccess + 'static>(
     machine: &Machine,
-    transport: &mut PciTransport,
+    transport: &mut PciTransport<A>,
     how: &str,
 ) -> Result<DeviceInterrupts, InterruptError> {
     match how {

@@ -1,10 +1,12 @@
 //! virtio-net: finds the card, brings it up, serves the peer until it says `finish`, resets the
 //! card, and counts what came back. At the end [`pieces`] drives the card once more, without the
-//! network driver.
+//! network driver, and [`batches`], where it is asked for, with one that counts what leaves the
+//! virtual machine.
 //!
 //! [`serve`] is the loop that a kernel with interrupts writes: poll until there is no work, arm,
 //! look again, halt until an interrupt or until a timer of the protocol stack.
 
+mod batches;
 mod bring_up;
 mod facts;
 mod pieces;
@@ -51,8 +53,13 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     let served = serve(&mut services, &mut card, &mut interrupts);
     verdict::end(&served, options, report);
     let transport = verdict::reset(card, &interrupts, &served, report);
-    if let Some(transport) = transport.filter(|_| options.pieces > 0) {
+    let Some(transport) = transport else { return };
+    let address = transport.address();
+    if options.pieces > 0 {
         pieces::run(transport, &config, options, report);
+    }
+    if options.batches > 0 {
+        batches::run(machine, address, &config, options, report);
     }
 }
 

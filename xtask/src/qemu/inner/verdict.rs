@@ -13,7 +13,7 @@ use crate::qemu::job::{Job, Link};
 use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
-    Addresses, Counters, Device, Failure, Features, Findings, Pieces, Ping, Queue, Skipped,
+    Addresses, Batch, Counters, Device, Failure, Features, Findings, Pieces, Ping, Queue, Skipped,
     StepStatus,
 };
 use crate::qemu::stop::Stop;
@@ -236,6 +236,23 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
                     returned: *returned,
                 });
             }
+            Event::Batches {
+                batch,
+                packets,
+                transmit_kicks,
+                receive_kicks,
+                suppressed_kicks,
+                interrupts,
+                register_accesses,
+            } => findings.batches.push(Batch {
+                batch: *batch,
+                packets: *packets,
+                transmit_kicks: *transmit_kicks,
+                receive_kicks: *receive_kicks,
+                suppressed_kicks: *suppressed_kicks,
+                interrupts: *interrupts,
+                register_accesses: *register_accesses,
+            }),
             Event::Counters {
                 queues,
                 interrupts,

@@ -76,7 +76,7 @@ pub(crate) fn lock(out: &Path) -> Result<File, Stop> {
 }
 
 /// Waits until no other run provides things in the cache, and clears what a killed one left.
-fn lock_cache(cache: &Path) -> Result<File, Stop> {
+pub(crate) fn lock_cache(cache: &Path) -> Result<File, Stop> {
     let file = lock_file(cache)?;
     Deadline::seconds(CACHE_SECONDS).poll("another run to finish fetching", || {
         Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).ok())
@@ -227,6 +227,7 @@ fn run_phases(
             datagrams: args.datagrams,
             burst: args.burst,
         },
+        batches: args.batches,
     };
     let job = Job {
         total_seconds: args.time_limit(),
@@ -293,6 +294,7 @@ struct How {
     nic: Nic,
     interrupts: Interrupts,
     load: Load,
+    batches: u32,
 }
 
 /// Who hears what happens beside QEMU.
@@ -331,6 +333,7 @@ impl Site {
             idle_seconds: IDLE_SECONDS,
             require: how.steer.require.clone(),
             refuse: how.steer.refuse.clone(),
+            batches: how.batches,
             ..Options::default()
         };
         Job {

@@ -7,7 +7,7 @@
 //! The program is built three times: with both rings, as everybody has it, and with one of them
 //! only, which tells what choosing the ring at run time costs a call.
 
-mod callgrind;
+pub(crate) mod callgrind;
 mod figures;
 
 use std::path::Path;
@@ -37,7 +37,8 @@ pub(crate) fn checks() -> Vec<Check> {
     ]
 }
 
-fn work(run: &mut Run<'_>) -> Result<Outcome, Stop> {
+/// Measures every round, and judges it.
+pub(crate) fn work(run: &mut Run<'_>) -> Result<Outcome, Stop> {
     let dir = run.context.workspace.join("tests/budget");
     let path = dir.join("budget.toml");
     let text = std::fs::read_to_string(&path)
@@ -109,39 +110,16 @@ fn measure(
         .prefix("callgrind-")
         .tempfile_in(&run.context.out)
         .context("cannot make a file for callgrind")?;
-    let cmd = Cmd::new(
-        "valgrind",
-        [
-            "--tool=callgrind".into(),
-            "--compress-strings=no".into(),
-            "--compress-pos=no".into(),
-            format!("--callgrind-out-file={}", profile.path().display()),
-            format!("--toggle-collect=*::{function}"),
-        ],
-    )
-    .args([program])
-    .args([mode]);
+    let function = format!("::{function}");
+    let cmd = Cmd::new("valgrind", callgrind::words(profile.path(), &function))
+        .args([program])
+        .args([mode]);
     let printed = run.command(&cmd)?;
     if !printed.ok() {
         return Ok(Err(printed.ending()));
     }
-    let Some(rounds) = callgrind::rounds(&printed.text) else {
-        return Ok(Err(
-            "the program does not say how many rounds it made".into()
-        ));
-    };
     let text = std::fs::read_to_string(profile.path()).context("cannot read the profile")?;
-    let Some(cost) = callgrind::cost(&text, DEVICE) else {
-        return Ok(Err("callgrind's profile cannot be read".into()));
-    };
-    if cost.total == 0 || cost.apart == 0 {
-        return Ok(Err(format!(
-            "{} instructions counted, {} of them the device's: a function has another name or \
-             was inlined",
-            cost.total, cost.apart
-        )));
-    }
-    Ok(Ok((cost.total - cost.apart) as f64 / rounds as f64))
+    Ok(callgrind::per_round(&printed.text, &text, DEVICE))
 }
 
 /// The compiler at hand.

@@ -250,6 +250,7 @@ fn job(site: &Site, cell: &Cell, dir: &Path) -> Result<Job, Stop> {
         } else {
             LOAD
         },
+        batches: 0,
     };
     Ok(Job {
         cell: cell.name.clone(),

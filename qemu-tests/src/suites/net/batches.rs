@@ -1,0 +1,220 @@
+//! What crosses the border of the virtual machine for a packet: the card once more, with a driver
+//! that sends questions in batches and waits for the answers.
+//!
+//! A packet is an ARP request that the peer answers. A batch is sent with one kick; then the guest
+//! sleeps until interrupts have brought every answer, and gives the buffers back. Doorbell stores
+//! and interrupts are counted where they happen; every other access of a register goes through
+//! [`Counted`], which is there to show that there is none.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use guest_services::Config;
+use vring::buffer::Window;
+use vring::device::net::{Driver, Options as DriverOptions};
+use vring::transport::pci::{Address, PciTransport};
+use vring::transport::{Doorbell, Isr, Native, Register, RegisterAccess};
+use vring_protocol::{Event, Options};
+
+use super::{LOCAL_MAC, bring_up, facts};
+use crate::kernel::device_interrupts::DeviceInterrupts;
+use crate::kernel::platform::Identity;
+use crate::kernel::{Machine, clock, pci};
+use crate::report::{Report, event};
+
+const HERE: &str = "qemu-tests/src/suites/net/batches.rs";
+
+/// Packets that are sent with one kick.
+const BATCHES: [u32; 2] = [1, 64];
+
+/// How long the answers to a batch may take on a host that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes of a frame, and of its room in front for the device's header.
+const FRAME: usize = 60;
+const HEADROOM: usize = 12;
+
+/// Accesses of registers, doorbells aside, which the driver counts.
+static ACCESSES: AtomicU64 = AtomicU64::new(0);
+
+/// Counts, and does what [`Native`] does.
+#[derive(Clone, Copy)]
+struct Counted;
+
+macro_rules! counted {
+    ($($read:ident $write:ident $word:ty),*) => {$(
+        fn $read(&self, at: Register<$word>) -> $word {
+            ACCESSES.fetch_add(1, Ordering::Relaxed);
+            Native.$read(at)
+        }
+        fn $write(&self, at: Register<$word>, value: $word) {
+            ACCESSES.fetch_add(1, Ordering::Relaxed);
+            Native.$write(at, value);
+        }
+    )*};
+}
+
+impl RegisterAccess for Counted {
+    counted!(read8 write8 u8, read16 write16 u16, read32 write32 u32);
+
+    fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
+        Native.doorbell(at, value)
+    }
+    fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
+        Native.doorbell_with_data(at, value)
+    }
+    fn isr(&self, at: Register<u8>) -> Isr {
+        Native.isr(at)
+    }
+}
+
+type Card = Driver<Identity, PciTransport<Counted>, Box<[u8]>>;
+
+/// Drives the card at this address, and leaves it reset.
+pub(super) fn run(
+    machine: &Machine,
+    address: Address,
+    config: &Config,
+    options: &Options,
+    report: &mut Report,
+) {
+    let counted = match start(machine, address, options) {
+        Ok((mut card, mut interrupts)) => {
+            let counted = BATCHES.iter().try_for_each(|batch| {
+                let happened =
+                    exchange(&mut card, &mut interrupts, config, *batch, options.batches)?;
+                event(&happened);
+                Ok(())
+            });
+            let reset = card.shutdown(|_, _| {}).map_err(|(_, why)| why.to_string());
+            counted.and(reset.map(drop))
+        }
+        Err(why) => Err(why),
+    };
+    let seen = counted.as_ref().err().map_or("", String::as_str);
+    report.check(
+        "batches",
+        counted.is_ok(),
+        "every packet is answered",
+        seen,
+        HERE,
+    );
+}
+
+fn start(
+    machine: &Machine,
+    address: Address,
+    options: &Options,
+) -> Result<(Card, DeviceInterrupts), String> {
+    let map = |address, len| pci::map_registers(machine, address, len);
+    let transport = PciTransport::with_access(&machine.pci, address, Counted, map);
+    let mut transport = transport.map_err(|why| why.to_string())?;
+    let interrupts = bring_up::choose(machine, &mut transport, &options.interrupts);
+    let interrupts = interrupts.map_err(|why| why.to_string())?;
+    let mut wanted = DriverOptions::default();
+    wanted.receive_size = options.queue_size;
+    wanted.transmit_size = options.queue_size;
+    wanted.receive_vector = interrupts.queue_vector(0);
+    wanted.transmit_vector = interrupts.queue_vector(1);
+    wanted.config_vector = interrupts.config_vector();
+    wanted.refuse = facts::by_name(&options.refuse)?;
+    let card = Driver::new(Identity, transport, wanted);
+    let mut card: Card = card.map_err(|error| error.why.to_string())?;
+    let len = card.rx().buffer_len();
+    let mut buffers = core::iter::repeat_with(|| vec![0; len].into_boxed_slice());
+    card.rx()
+        .refill(&mut buffers)
+        .map_err(|error| format!("{:?}", error.why))?;
+    Ok((card, interrupts))
+}
+
+/// Sends so many packets in batches; what that took.
+fn exchange(
+    card: &mut Card,
+    interrupts: &mut DeviceInterrupts,
+    config: &Config,
+    batch: u32,
+    packets: u32,
+) -> Result<Event, String> {
+    let (rx, tx, control) = card.parts();
+    let question = question(control.mac().unwrap_or(LOCAL_MAC), config);
+    let frame = || {
+        let mut bytes = vec![0; HEADROOM + FRAME].into_boxed_slice();
+        bytes[HEADROOM..].copy_from_slice(&question);
+        Window::new(bytes, HEADROOM, FRAME)
+    };
+    let before = (rx.counters(), tx.counters(), interrupts.queue_count());
+    let accesses = ACCESSES.load(Ordering::Relaxed);
+    let rounds = packets.div_ceil(batch);
+    for _ in 0..rounds {
+        for _ in 0..batch {
+            tx.transmit(frame())
+                .map_err(|error| format!("{:?}", error.why))?;
+        }
+        tx.kick();
+        let until = clock::now() + PATIENCE;
+        let mut answers = 0;
+        while answers < batch {
+            interrupts.take();
+            while let Some(frame) = rx.receive().map_err(|fault| fault.to_string())? {
+                answers += u32::from(is_answer(frame.as_slice(), config));
+                rx.give(frame.into_memory())
+                    .map_err(|(_, why)| format!("{why:?}"))?;
+            }
+            if answers < batch {
+                if clock::now() > until {
+                    return Err(format!(
+                        "{answers} of {batch} packets answered in {PATIENCE:?}"
+                    ));
+                }
+                if !rx.arm() {
+                    interrupts.wait(until);
+                }
+                rx.disarm();
+            }
+        }
+        rx.kick();
+        tx.reclaim(drop).map_err(|fault| fault.to_string())?;
+    }
+    let (received, sent) = (rx.counters(), tx.counters());
+    Ok(Event::Batches {
+        batch,
+        packets: rounds * batch,
+        transmit_kicks: sent.kicks - before.1.kicks,
+        receive_kicks: received.kicks - before.0.kicks,
+        suppressed_kicks: sent.suppressed_kicks - before.1.suppressed_kicks
+            + (received.suppressed_kicks - before.0.suppressed_kicks),
+        interrupts: interrupts.queue_count() - before.2,
+        register_accesses: ACCESSES.load(Ordering::Relaxed) - accesses,
+    })
+}
+
+/// A broadcast: who has the gateway's address?
+fn question(mac: [u8; 6], config: &Config) -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    let parts: [&[u8]; 8] = [
+        &[0xff; 6],
+        &mac,
+        &[8, 6],                   // ARP
+        &[0, 1, 8, 0, 6, 4, 0, 1], // a request of Ethernet for IPv4
+        &mac,
+        &config.ip.address().octets(),
+        &[0; 6],
+        &config.gateway.octets(),
+    ];
+    for (place, byte) in frame.iter_mut().zip(parts.concat()) {
+        *place = byte;
+    }
+    frame
+}
+
+/// Whether a frame is the gateway's reply.
+fn is_answer(frame: &[u8], config: &Config) -> bool {
+    frame.get(12..14) == Some(&[8, 6])
+        && frame.get(20..22) == Some(&[0, 2])
+        && frame.get(28..32) == Some(&config.gateway.octets())
+}
