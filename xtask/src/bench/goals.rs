@@ -16,6 +16,18 @@ use super::table::{Case, Contender};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Goals {
     goal: Vec<Goal>,
+    /// Who cannot take part anywhere: for them nothing is missing on this machine.
+    #[serde(default)]
+    cannot: Vec<Cannot>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cannot {
+    contender: String,
+    /// In cases whose name begins so.
+    #[serde(default)]
+    case: String,
 }
 
 /// One figure that must be so large, or so small.
@@ -133,9 +145,24 @@ impl Goals {
         Ok(goals)
     }
 
-    /// Judges by the figures of the groups.
-    pub(crate) fn judge(&self, cases: &dyn Fn(Group) -> Vec<Case>) -> Vec<Outcome> {
-        self.goal.iter().map(|goal| goal.judge(cases)).collect()
+    /// Whether that contender can take part in no run of that case.
+    pub(crate) fn cannot(&self, case: &str, contender: &str) -> bool {
+        let is = |cannot: &Cannot| cannot.contender == contender && case.starts_with(&cannot.case);
+        self.cannot.iter().any(is)
+    }
+
+    /// Judges by the figures of these groups: what is about others is left out.
+    pub(crate) fn judge(
+        &self,
+        groups: &[Group],
+        cases: &dyn Fn(Group) -> Vec<Case>,
+    ) -> Vec<Outcome> {
+        let asked = |goal: &&Goal| goal.group.is_none_or(|group| groups.contains(&group));
+        self.goal
+            .iter()
+            .filter(asked)
+            .map(|goal| goal.judge(cases))
+            .collect()
     }
 }
 
@@ -283,6 +310,9 @@ must = 0.2
 [[goal]]
 what = "elsewhere"
 shown_by = "tests/no_alloc.rs"
+[[cannot]]
+contender = "a"
+case = "1 descriptor"
 "#;
 
     fn figures(burst: f64, samples: usize) -> Table {
@@ -309,7 +339,7 @@ shown_by = "tests/no_alloc.rs"
         let table = figures(burst, samples);
         Goals::parse(FILE)
             .unwrap()
-            .judge(&|group| table.cases(group))
+            .judge(&[Group::TwoCores], &|group| table.cases(group))
     }
 
     #[test]
@@ -345,9 +375,26 @@ shown_by = "tests/no_alloc.rs"
         let few = judge(10.0, 4);
         assert_eq!(few[1].reached, Reached::NotMeasured);
         assert!(few[1].note.as_ref().unwrap().contains("too few"));
-        let none = Goals::parse(FILE).unwrap().judge(&|_| Vec::new());
+        let none = Goals::parse(FILE).unwrap();
+        let none = none.judge(&[Group::TwoCores], &|_| Vec::new());
         assert!(none.iter().all(|goal| goal.reached == Reached::NotMeasured));
         assert!(none[0].note.as_ref().unwrap().contains("no case"));
+    }
+
+    #[test]
+    fn what_is_about_other_groups_is_left_out() {
+        let goals = Goals::parse(FILE).unwrap();
+        let rest = goals.judge(&[Group::Size], &|_| Vec::new());
+        assert_eq!(rest.len(), 1);
+        assert_eq!(rest[0].what, "elsewhere");
+    }
+
+    #[test]
+    fn who_cannot_take_part_is_told_from_who_is_missing() {
+        let goals = Goals::parse(FILE).unwrap();
+        assert!(goals.cannot("1 descriptor, batch 32", "a"));
+        assert!(!goals.cannot("2 descriptors, batch 32", "a"));
+        assert!(!goals.cannot("1 descriptor, batch 32", "b"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::cli::{BenchArgs, Group};
+use super::goals::Goals;
 use super::prepare::{self, Lack};
 use super::report::GroupReport;
 use super::sample::{self, Key, Line, What};
@@ -48,7 +49,8 @@ impl Plan {
     }
 }
 
-fn needs(group: Group) -> Vec<Need> {
+/// What a group needs of the machine.
+pub(crate) fn needs(group: Group) -> Vec<Need> {
     let program = |program, package| Need::Program { program, package };
     match group {
         Group::Instructions => vec![program("valgrind", "valgrind")],
@@ -80,6 +82,7 @@ impl Found {
 /// A run.
 pub(crate) struct Bench<'a> {
     args: &'a BenchArgs,
+    goals: &'a Goals,
     context: &'a Context,
     table: Table,
     progress: Progress,
@@ -88,9 +91,15 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(args: &'a BenchArgs, context: &'a Context, progress: Progress) -> Self {
+    pub(crate) fn new(
+        args: &'a BenchArgs,
+        goals: &'a Goals,
+        context: &'a Context,
+        progress: Progress,
+    ) -> Self {
         Self {
             args,
+            goals,
             context,
             table: Table::default(),
             progress,
@@ -143,7 +152,8 @@ impl<'a> Bench<'a> {
         report
             .failures
             .extend(ended.err().map(|stop| stop.to_string()));
-        report.settle(self.args.requires(group));
+        let cannot = |case: &str, contender: &str| self.goals.cannot(case, contender);
+        report.settle(self.args.requires(group), &cannot);
         self.plot(&mut report);
         let (status, figures) = (report.status.shown(), report.figures());
         let line = format!(

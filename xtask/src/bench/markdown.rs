@@ -71,7 +71,7 @@ fn goals(out: &mut String, report: &Report) -> Result {
         let measured = match (goal.measured, &goal.by) {
             (Some(figure), by) => {
                 let noisy = if goal.noisy { "~" } else { "" };
-                format!("{noisy}{figure:.2} ({})", text(by))
+                format!("{noisy}{} ({})", short(figure), text(by))
             }
             (None, _) => "-".into(),
         };
@@ -221,13 +221,13 @@ fn write_summary(out: &mut String, report: &Report) -> Result {
         )?;
     }
     for goal in report.goals.iter().filter(|goal| goal.measured.is_some()) {
-        let figure = goal.measured.unwrap_or_default();
+        let figure = short(goal.measured.unwrap_or_default());
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         let (must, aim) = (text(&goal.must), text(&goal.aim));
         let reached = goal.reached.shown().replace('*', "");
         writeln!(
             out,
-            "{figure:>8.2}  must {must}, aim {aim}: {reached:<4}  {}",
+            "{figure:>8}  must {must}, aim {aim}: {reached:<4}  {}",
             goal.what
         )?;
     }
@@ -279,6 +279,16 @@ fn write_summary(out: &mut String, report: &Report) -> Result {
         writeln!(out, "{error}")?;
     }
     Ok(())
+}
+
+/// A figure of any size, so that its goal can be told from it.
+fn short(figure: f64) -> String {
+    match figure {
+        0.0 => "0".into(),
+        _ if figure < 0.1 => format!("{figure:.6}"),
+        _ if figure < 100.0 => format!("{figure:.2}"),
+        _ => format!("{figure:.1}"),
+    }
 }
 
 fn minutes(seconds: f64) -> String {

@@ -30,9 +30,11 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 
 pub(crate) use self::cli::BenchArgs;
 
+use self::cli::Group;
 use self::goals::Goals;
 use self::groups::{Bench, Plan};
 use self::machine::Machine as Facts;
@@ -44,7 +46,7 @@ use crate::qemu::ui::Ui;
 use crate::qemu::{default_out, limits, session, target_dir};
 use crate::test::budget;
 use crate::test::context::Context;
-use crate::test::needs::Machine;
+use crate::test::needs::{Machine, Need};
 use crate::test::progress::Progress;
 use crate::test::report::Status;
 use crate::test::run::Run;
@@ -58,6 +60,17 @@ pub(crate) const REPORT: &str = "report.json";
 pub(crate) const PAGE: &str = "report.md";
 /// Seconds that the instruction budget may take, builds included.
 const BUDGET_SECONDS: u64 = 600;
+
+/// Names of the groups, in their order.
+pub(crate) fn group_names() -> impl Iterator<Item = &'static str> {
+    Group::value_variants().iter().map(|group| group.name())
+}
+
+/// What all groups together need.
+pub(crate) fn needs() -> Vec<Need> {
+    let groups = Group::value_variants().iter();
+    groups.flat_map(|group| groups::needs(*group)).collect()
+}
 
 /// Runs the command; the exit code.
 pub(crate) fn main(args: &BenchArgs, command: Vec<String>) -> u8 {
@@ -141,11 +154,8 @@ fn run(args: &BenchArgs, out: &Path, report: &mut Report) -> Result<(), Stop> {
     ui.end();
     // The budget goes with the instructions; the section of the tests does it for a short run.
     let with_budget = !args.quick && plans.iter().any(Plan::is_instructions);
-    let mut bench = Bench::new(
-        args,
-        &context,
-        Progress::new(plans.len() + usize::from(with_budget)),
-    );
+    let progress = Progress::new(plans.len() + usize::from(with_budget));
+    let mut bench = Bench::new(args, &goals, &context, progress);
     for plan in &plans {
         let group = bench.group(plan)?;
         let interrupted = group.status == Status::Interrupted;
@@ -163,7 +173,7 @@ fn run(args: &BenchArgs, out: &Path, report: &mut Report) -> Result<(), Stop> {
         report.budget = Some(judge_budget(&context, &mut bench, lacks)?);
     }
     bench.end();
-    report.goals = goals.judge(&|group| bench.cases(group));
+    report.goals = goals.judge(&args.groups(), &|group| bench.cases(group));
     report.duration_s = start.elapsed().as_secs_f64();
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! log and within one time limit. Everything that failed is counted, nothing stops at the first
 //! failure. [`report`] turns what happened into a verdict, a table and `report.json`.
 
+mod bench;
 pub(crate) mod budget;
 pub(crate) mod cli;
 pub(crate) mod context;

@@ -8,11 +8,11 @@ use super::run::{Cmd, Run};
 use super::section::{Check, Counts, Outcome, Section};
 use super::suites::{self, MiriRun};
 use super::tally::Tally;
-use super::{budget, probe, qemu};
+use super::{bench, budget, probe, qemu};
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 17] = [
     "format",
     "conformance",
     "lints",
@@ -28,6 +28,7 @@ pub(crate) const NAMES: [&str; 16] = [
     "budget",
     "mutants",
     "hosted",
+    "bench",
     "qemu",
 ];
 
@@ -94,6 +95,11 @@ fn section(name: &'static str, context: &Context) -> Section {
             crate::mutants::checks(),
         ),
         "hosted" => ("real back ends, from a Linux process", 20, hosted()),
+        "bench" => (
+            "every benchmark works; no time is judged",
+            30,
+            bench::checks(),
+        ),
         _ => (
             "the guest in QEMU, one by one and the matrix",
             60,
