@@ -16,14 +16,14 @@ use super::table::{Case, Contender};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Goals {
     goal: Vec<Goal>,
-    /// Who cannot take part anywhere: for them nothing is missing on this machine.
+    /// Who cannot take part anywhere, or need not: they are not missing on this machine.
     #[serde(default)]
-    cannot: Vec<Cannot>,
+    excused: Vec<Excused>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Cannot {
+struct Excused {
     contender: String,
     /// In cases whose name begins so.
     #[serde(default)]
@@ -145,10 +145,10 @@ impl Goals {
         Ok(goals)
     }
 
-    /// Whether that contender can take part in no run of that case.
-    pub(crate) fn cannot(&self, case: &str, contender: &str) -> bool {
-        let is = |cannot: &Cannot| cannot.contender == contender && case.starts_with(&cannot.case);
-        self.cannot.iter().any(is)
+    /// Whether nothing is missing where that contender does not take part in that case.
+    pub(crate) fn excused(&self, case: &str, contender: &str) -> bool {
+        let is = |one: &Excused| one.contender == contender && case.starts_with(&one.case);
+        self.excused.iter().any(is)
     }
 
     /// Judges by the figures of these groups: what is about others is left out.
@@ -310,7 +310,7 @@ must = 0.2
 [[goal]]
 what = "elsewhere"
 shown_by = "tests/no_alloc.rs"
-[[cannot]]
+[[excused]]
 contender = "a"
 case = "1 descriptor"
 "#;
@@ -390,11 +390,11 @@ case = "1 descriptor"
     }
 
     #[test]
-    fn who_cannot_take_part_is_told_from_who_is_missing() {
+    fn who_is_excused_is_told_from_who_is_missing() {
         let goals = Goals::parse(FILE).unwrap();
-        assert!(goals.cannot("1 descriptor, batch 32", "a"));
-        assert!(!goals.cannot("2 descriptors, batch 32", "a"));
-        assert!(!goals.cannot("1 descriptor, batch 32", "b"));
+        assert!(goals.excused("1 descriptor, batch 32", "a"));
+        assert!(!goals.excused("2 descriptors, batch 32", "a"));
+        assert!(!goals.excused("1 descriptor, batch 32", "b"));
     }
 
     #[test]

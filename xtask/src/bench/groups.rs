@@ -1,6 +1,6 @@
 //! What each group needs, and how it is run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::cli::{BenchArgs, Group};
@@ -9,7 +9,7 @@ use super::prepare::{self, Lack};
 use super::report::GroupReport;
 use super::sample::{self, Key, Line, What};
 use super::table::{Case, Table};
-use super::{guest, instructions, plot, size};
+use super::{guest, instructions, plot, ringtest, size};
 use crate::qemu::process;
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 use crate::qemu::stop::Stop;
@@ -88,6 +88,9 @@ pub(crate) struct Bench<'a> {
     progress: Progress,
     /// Where the programs are, once they were built, or why there are none.
     programs: Option<Result<PathBuf, Lack>>,
+    /// Why Linux's ring is not there.
+    no_ringtest: Option<String>,
+    threads_ran: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -104,6 +107,8 @@ impl<'a> Bench<'a> {
             table: Table::default(),
             progress,
             programs: None,
+            no_ringtest: None,
+            threads_ran: false,
         }
     }
 
@@ -152,8 +157,8 @@ impl<'a> Bench<'a> {
         report
             .failures
             .extend(ended.err().map(|stop| stop.to_string()));
-        let cannot = |case: &str, contender: &str| self.goals.cannot(case, contender);
-        report.settle(self.args.requires(group), &cannot);
+        let excused = |case: &str, contender: &str| self.goals.excused(case, contender);
+        report.settle(self.args.requires(group), &excused);
         self.plot(&mut report);
         let (status, figures) = (report.status.shown(), report.figures());
         let line = format!(
@@ -193,19 +198,29 @@ impl<'a> Bench<'a> {
         };
         match group {
             Group::Instructions => instructions::measure(self, run, &dir.join("rounds"), found),
-            Group::OneThread | Group::TwoCores => self.program(
-                group,
-                Cmd::new(dir.join("threads"), ["--only", group.name()]),
-                run,
-                found,
-            ),
-            _ => self.program(
-                group,
-                Cmd::new(dir.join("bench-native"), ["--only", group.name()]),
-                run,
-                found,
-            ),
+            Group::OneThread | Group::TwoCores => self.threads(run, &dir.join("threads"), found),
+            _ => {
+                let cmd = Cmd::new(dir.join("bench-native"), ["--only", group.name()]);
+                self.program(&[group], cmd, run, found)
+            }
         }
+    }
+
+    /// One program measures both groups, in turn; whoever comes second has its figures already.
+    fn threads(&mut self, run: &mut Run<'_>, path: &Path, found: &mut Found) -> Result<(), Stop> {
+        if std::mem::replace(&mut self.threads_ran, true) {
+            return Ok(());
+        }
+        let mut groups = self.args.groups();
+        groups.retain(|group| matches!(group, Group::OneThread | Group::TwoCores));
+        let mut cmd = Cmd::new(path, [""; 0]);
+        if groups.contains(&Group::TwoCores) && !self.args.quick {
+            match ringtest::provide(self, run)? {
+                Ok(dir) => cmd = cmd.args(["--ringtest".as_ref(), dir.as_os_str()]),
+                Err(why) => self.no_ringtest = Some(why),
+            }
+        }
+        self.program(&groups, cmd, run, found)
     }
 
     /// Where the programs are; they are built for the first group that asks.
@@ -245,49 +260,55 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Runs a program that takes its samples in its share of the time, and takes them in.
+    /// Runs a program that takes the samples of these groups in their share of the time, and takes
+    /// them in.
     fn program(
         &mut self,
-        group: Group,
+        groups: &[Group],
         cmd: Cmd,
         run: &mut Run<'_>,
         found: &mut Found,
     ) -> Result<(), Stop> {
-        let seconds = group.seconds(self.args.quick);
-        let quick = self.args.quick.then_some("--quick");
-        let cmd = cmd.args(["--seconds", &seconds.to_string()]).args(quick);
+        let quick = self.args.quick;
+        let seconds: u64 = groups.iter().map(|group| group.seconds(quick)).sum();
+        let cmd = cmd.args(["--seconds", &seconds.to_string()]);
+        let cmd = cmd.args(quick.then_some("--quick"));
         let begun = Instant::now();
         let status = run.follow(&cmd, seconds + GRACE_SECONDS, &mut |line| {
-            self.line(group, line, found);
-            let (at, samples) = (begun.elapsed().as_secs(), self.table.samples(group));
+            self.line(groups, line, found);
+            let samples: usize = groups.iter().map(|group| self.table.samples(*group)).sum();
+            let at = begun.elapsed().as_secs();
             self.progress
                 .check(&format!("{samples} samples, {at} of {seconds} s"));
         })?;
         if !status.success() {
-            found
-                .failures
-                .push(format!("`{}` ended with {status}", cmd.shown()));
+            let failure = format!("`{}` ended with {status}", cmd.shown());
+            found.failures.push(failure);
         }
         Ok(())
     }
 
-    /// Takes in what a program says about its group.
-    fn line(&mut self, group: Group, line: &str, found: &mut Found) {
+    /// Takes in what a program says. What it says of other groups, nobody asked for.
+    fn line(&mut self, groups: &[Group], line: &str, found: &mut Found) {
         match sample::parse(line) {
-            None => {}
-            Some(Ok(Line::Figure(key, what))) if key.group == group => self.add(key, what, found),
-            // What it says of another group, nobody asked for.
-            Some(Ok(Line::Note(of, note))) => {
-                if of == group && !found.notes.contains(&note) {
-                    found.notes.push(note);
+            Some(Ok(Line::Figure(key, mut what))) if groups.contains(&key.group) => {
+                if let (What::Skipped(_), ringtest::NAME) = (&what, key.contender.as_str()) {
+                    let why = self.no_ringtest.clone();
+                    what =
+                        What::Skipped(why.unwrap_or_else(|| "a short run fetches no Linux".into()));
                 }
+                self.add(key, what, found);
             }
-            Some(Ok(Line::Figure(Key { group: other, .. }, _))) => {
-                found
-                    .failures
-                    .push(format!("asked for {group}, the program tells of {other}"));
+            Some(Ok(Line::Note(group, note)))
+                if groups.contains(&group) && !found.notes.contains(&note) =>
+            {
+                found.notes.push(note);
             }
-            Some(Err(why)) => found.failures.push(format!("a line cannot be read: {why}")),
+            None | Some(Ok(_)) => {}
+            Some(Err(why)) => {
+                let failure = format!("a line cannot be read: {why}");
+                found.failures.push(failure);
+            }
         }
     }
 }

@@ -132,12 +132,12 @@ fn write_case(out: &mut String, case: &Case) -> Result {
             true => " |".into(),
             false => String::new(),
         };
-        let (median, spread) = figures(case, contender);
+        let (median, spread) = figures(contender);
         let ratio = match &contender.ratio_vs {
             Some(ratio) => format!("{:.2}", ratio.ratio),
             None => String::new(),
         };
-        let remarks = remarks(contender);
+        let remarks = remarks(case, contender);
         let (name, samples) = (&contender.name, contender.samples);
         writeln!(
             out,
@@ -147,8 +147,9 @@ fn write_case(out: &mut String, case: &Case) -> Result {
     writeln!(out)
 }
 
-fn figures(case: &Case, contender: &Contender) -> (String, String) {
-    let (Some(unit), Some(median), Some(spread)) = (case.unit, contender.median, contender.spread)
+fn figures(contender: &Contender) -> (String, String) {
+    let (Some(unit), Some(median), Some(spread)) =
+        (contender.unit, contender.median, contender.spread)
     else {
         return ("-".into(), String::new());
     };
@@ -161,14 +162,16 @@ fn figures(case: &Case, contender: &Contender) -> (String, String) {
     (format!("{noisy}{}", unit.shown(median)), spread)
 }
 
-fn remarks(contender: &Contender) -> String {
-    let skipped = contender
-        .skipped
-        .iter()
-        .map(|why| format!("skipped: {why}"));
+fn remarks(case: &Case, contender: &Contender) -> String {
+    let unit = contender.unit.filter(|unit| case.unit != Some(*unit));
+    let unit = unit.iter().map(|unit| unit.name().to_owned());
+    let skipped = contender.skipped.iter();
+    let skipped = skipped.map(|why| format!("skipped: {why}"));
     let rejected = contender.rejected.iter();
     let rejected = rejected.map(|(why, count)| format!("{count} thrown away: {why}"));
-    skipped.chain(rejected).collect::<Vec<_>>().join("; ")
+    let all: Vec<String> = unit.chain(skipped).chain(rejected).collect();
+    // A bar would end the cell.
+    all.join("; ").replace('|', "/").replace('\n', " ")
 }
 
 fn budget(out: &mut String, report: &Report) -> Result {

@@ -21,6 +21,7 @@ mod markdown;
 mod plot;
 mod prepare;
 mod report;
+mod ringtest;
 mod sample;
 mod size;
 mod stats;

@@ -47,14 +47,14 @@ impl GroupReport {
     }
 
     /// What the run makes of how it went: nothing measured is skipped, or missing where it is
-    /// required, and so is a part that is, but for who `cannot` take part anywhere.
-    pub(crate) fn settle(&mut self, required: bool, cannot: &dyn Fn(&str, &str) -> bool) {
+    /// required, and so is a part that is, but for who is `excused`.
+    pub(crate) fn settle(&mut self, required: bool, excused: &dyn Fn(&str, &str) -> bool) {
         if self.status != Status::Passed {
             return;
         }
         let skipped = |case: &Case| {
             let out = case.contenders.iter().filter(|one| one.skipped.is_some());
-            out.filter(|one| !cannot(&case.name, &one.name)).count()
+            out.filter(|one| !excused(&case.name, &one.name)).count()
         };
         let lacks: usize = self.cases.iter().map(skipped).sum();
         if self.figures() == 0 && self.skips.is_empty() && lacks == 0 {
@@ -280,6 +280,7 @@ pub(crate) mod tests {
             "/groups/0/cases/0/contenders/0/skipped",
             "/groups/0/cases/0/contenders/0/spread/p25",
             "/groups/0/cases/0/contenders/0/spread/p75",
+            "/groups/0/cases/0/contenders/0/unit",
             "/groups/0/cases/0/name",
             "/groups/0/cases/0/unit",
             "/groups/0/duration_s",

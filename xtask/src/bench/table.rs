@@ -22,6 +22,8 @@ pub(crate) struct Ratio {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Contender {
     pub(crate) name: String,
+    /// That of its case, but for a floor's.
+    pub(crate) unit: Option<Unit>,
     pub(crate) class: Class,
     pub(crate) median: Option<f64>,
     pub(crate) spread: Option<Spread>,
@@ -61,8 +63,13 @@ struct Entry {
 impl Table {
     /// Takes a line in; the error is that it contradicts an earlier one.
     pub(crate) fn add(&mut self, key: Key, what: What) -> Result<(), String> {
-        let same_case = |entry: &&Entry| entry.key.group == key.group && entry.key.case == key.case;
-        if let What::Sample { unit, .. } = &what
+        // A floor stands beside what it is the floor of, in a unit of its own.
+        let same_case = |entry: &&Entry| {
+            let same = entry.key.group == key.group && entry.key.case == key.case;
+            same && !is_floor(&entry.key.contender)
+        };
+        if !is_floor(&key.contender)
+            && let What::Sample { unit, .. } = &what
             && let Some(other) = self.entries.iter().filter(same_case).find_map(|e| e.unit)
             && other != *unit
         {
@@ -119,7 +126,8 @@ impl Table {
                 }
             };
             let case = &mut cases[at];
-            case.unit = case.unit.or(entry.unit);
+            let unit = entry.unit.filter(|_| !is_floor(&entry.key.contender));
+            case.unit = case.unit.or(unit);
             case.contenders.extend(entry.contenders());
         }
         for case in &mut cases {
@@ -134,6 +142,7 @@ impl Entry {
     fn contenders(&self) -> Vec<Contender> {
         let of = |class, summary: Option<Summary>| Contender {
             name: self.key.contender.clone(),
+            unit: self.unit,
             class,
             median: summary.map(|s| s.median),
             spread: summary.map(|s| s.spread),
@@ -156,6 +165,11 @@ impl Entry {
         }
         all
     }
+}
+
+/// What the hardware does at best, beside the contenders.
+pub(crate) fn is_floor(contender: &str) -> bool {
+    contender.starts_with("floor")
 }
 
 /// Who is to be beaten in a group: every name that begins so.
@@ -187,7 +201,7 @@ fn compare(group: Group, case: &mut Case) {
         let (Some((best, theirs)), Some(ours)) = (best, contender.median) else {
             continue;
         };
-        if is_one || !enough(contender) || contender.name.starts_with("floor") {
+        if is_one || !enough(contender) || is_floor(&contender.name) {
             continue;
         }
         contender.ratio_vs = times_better(unit, ours, theirs).map(|ratio| Ratio {
@@ -332,6 +346,11 @@ mod tests {
         table
             .add(key(Group::Size, "a"), sample(Unit::Bytes))
             .unwrap();
+        let floor = sample(Unit::NsPerRoundTrip);
+        table.add(key(Group::Size, "floor: x"), floor).unwrap();
+        let cases = table.cases(Group::Size);
+        assert_eq!(cases[0].unit, Some(Unit::Bytes));
+        assert_eq!(cases[0].contenders[1].unit, Some(Unit::NsPerRoundTrip));
         assert!(table.add(key(Group::Size, "b"), sample(Unit::Us)).is_err());
     }
 }

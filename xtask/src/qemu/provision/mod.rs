@@ -7,6 +7,7 @@
 mod apt;
 pub(crate) mod kernel;
 pub(crate) mod rust;
+mod source;
 pub(crate) mod tools;
 
 use std::io::{IsTerminal as _, Write as _};
