@@ -132,7 +132,7 @@ impl Group {
             (Self::Guest, false) => 300,
             (Self::Size, false) => 30,
             (Self::Instructions, true) => 60,
-            (Self::OneThread, true) => 20,
+            (Self::OneThread, true) => 10,
             (Self::TwoCores, true) => 20,
             (Self::NativeNet, true) => 40,
             (Self::NativeBlock, true) => 20,

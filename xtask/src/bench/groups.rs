@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::cli::{BenchArgs, Group};
 use super::goals::Goals;
 use super::prepare::{self, Lack};
-use super::report::GroupReport;
+use super::report::{Demand, GroupReport};
 use super::sample::{self, Key, Line, What};
 use super::table::{Case, Table};
 use super::{guest, instructions, plot, ringtest, size};
@@ -24,8 +24,9 @@ use crate::test::section::Skip;
 const GRACE_SECONDS: u64 = 20;
 /// What preparations of a group may take: builds, downloads.
 const PREPARE_SECONDS: u64 = 1200;
-/// Lines of a failed group's log that are shown.
+/// Lines of a failed group's log that are shown, and failures of a group.
 const TAIL: usize = 25;
+const FAILURES: usize = 8;
 
 /// A group, and what of its needs the machine cannot have.
 pub(crate) struct Plan {
@@ -154,11 +155,21 @@ impl<'a> Bench<'a> {
             plot: None,
             log: log.clone(),
         };
+        let more = report.failures.len().saturating_sub(FAILURES);
+        if more > 0 {
+            report.failures.truncate(FAILURES);
+            report
+                .failures
+                .push(format!("and {more} more: see the log"));
+        }
         report
             .failures
             .extend(ended.err().map(|stop| stop.to_string()));
-        let excused = |case: &str, contender: &str| self.goals.excused(case, contender);
-        report.settle(self.args.requires(group), &excused);
+        report.settle(&Demand {
+            required: self.args.requires(group),
+            quick: self.args.quick,
+            excused: &|case, contender| self.goals.excused(case, contender),
+        });
         self.plot(&mut report);
         let (status, figures) = (report.status.shown(), report.figures());
         let line = format!(

@@ -262,6 +262,8 @@ fn write_summary(out: &mut String, report: &Report) -> Result {
         }
         for failure in &group.failures {
             writeln!(out, "{}: {}: {failure}", group.status.shown(), group.name)?;
+        }
+        if !group.failures.is_empty() {
             writeln!(out, "  log: {}", group.log.display())?;
         }
     }
@@ -289,8 +291,7 @@ fn short(figure: f64) -> String {
     match figure {
         0.0 => "0".into(),
         _ if figure < 0.1 => format!("{figure:.6}"),
-        _ if figure < 100.0 => format!("{figure:.2}"),
-        _ => format!("{figure:.1}"),
+        _ => format!("{figure:.2}"),
     }
 }
 

@@ -37,6 +37,15 @@ pub(crate) struct GroupReport {
     pub(crate) log: PathBuf,
 }
 
+/// What is asked of a group.
+pub(crate) struct Demand<'a> {
+    pub(crate) required: bool,
+    /// It shows that everything works, and a machine that is busy is no reason to fail.
+    pub(crate) quick: bool,
+    /// Whether a contender of a case need not take part.
+    pub(crate) excused: &'a dyn Fn(&str, &str) -> bool,
+}
+
 impl GroupReport {
     /// Figures that are there.
     pub(crate) fn figures(&self) -> usize {
@@ -47,25 +56,44 @@ impl GroupReport {
     }
 
     /// What the run makes of how it went: nothing measured is skipped, or missing where it is
-    /// required, and so is a part that is, but for who is `excused`.
-    pub(crate) fn settle(&mut self, required: bool, excused: &dyn Fn(&str, &str) -> bool) {
+    /// required, and so is a part that is, but for who is excused.
+    pub(crate) fn settle(&mut self, demand: &Demand<'_>) {
         if self.status != Status::Passed {
             return;
         }
         let skipped = |case: &Case| {
             let out = case.contenders.iter().filter(|one| one.skipped.is_some());
-            out.filter(|one| !excused(&case.name, &one.name)).count()
+            out.filter(|one| !(demand.excused)(&case.name, &one.name))
+                .count()
         };
-        let lacks: usize = self.cases.iter().map(skipped).sum();
-        if self.figures() == 0 && self.skips.is_empty() && lacks == 0 {
+        let lacks = !self.skips.is_empty() || self.cases.iter().map(skipped).sum::<usize>() > 0;
+        let thrown_away = self.rejected();
+        let noise = self.figures() == 0 && thrown_away > 0;
+        if noise {
+            self.skips.push(Skip {
+                reason: format!(
+                    "the machine was not at rest: all {thrown_away} samples were thrown away"
+                ),
+                fix: "run it on a machine that does nothing else".into(),
+            });
+        }
+        if self.figures() == 0 && !noise && !lacks {
             self.status = Status::Failed;
-            self.failures
-                .push("no figure at all, and nobody says why".into());
-        } else if required && (!self.skips.is_empty() || lacks > 0) {
+            let why = "no figure at all, and nobody says why";
+            self.failures.push(why.into());
+        } else if demand.required && (lacks || noise && !demand.quick) {
             self.status = Status::Missing;
         } else if self.figures() == 0 {
             self.status = Status::Skipped;
         }
+    }
+
+    /// Samples that were thrown away.
+    fn rejected(&self) -> u64 {
+        let contenders = self.cases.iter().flat_map(|case| &case.contenders);
+        contenders
+            .flat_map(|contender| contender.rejected.values())
+            .sum()
     }
 }
 
@@ -331,8 +359,13 @@ pub(crate) mod tests {
 
     #[test]
     fn what_lacks_something_is_missing_only_where_it_is_required() {
+        let demand = |required, quick| Demand {
+            required,
+            quick,
+            excused: &|_, contender| contender == "never",
+        };
         let settled = |mut group: GroupReport, required| {
-            group.settle(required, &|_, contender| contender == "never");
+            group.settle(&demand(required, false));
             group.status
         };
         assert_eq!(settled(group(), false), Status::Passed);
@@ -349,6 +382,13 @@ pub(crate) mod tests {
         let mut whole = group();
         whole.cases[0].contenders.retain(|c| c.skipped.is_none());
         assert_eq!(settled(whole.clone(), true), Status::Passed);
+        let contenders = whole.cases[0].contenders.iter_mut();
+        contenders.for_each(|one| one.median = None);
+        assert_eq!(settled(whole.clone(), true), Status::Missing, "all noise");
+        let mut busy = whole.clone();
+        busy.settle(&demand(true, true));
+        assert_eq!(busy.status, Status::Skipped, "noise, of a short run");
+        assert!(busy.skips[0].reason.contains("all 1 samples"), "{busy:?}");
         whole.cases.clear();
         assert_eq!(
             settled(whole.clone(), false),

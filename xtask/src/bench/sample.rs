@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"group":"two-cores","case":"...","contender":"...","class":"near","value":14.3,"unit":"ns/chain"}
-//! {"group":"two-cores","case":"...","contender":"...","rejected":"placement changed"}
+//! {"group":"two-cores","case":"...","contender":"...","rejected":"placement changed","value":30.2}
 //! {"group":"two-cores","case":"...","contender":"...","skipped":"why it cannot run here"}
 //! {"group":"two-cores","note":"what a reader of these figures should know"}
 //! ```
@@ -141,7 +141,8 @@ fn read(line: &str) -> Result<Line, String> {
     let said = (raw.note, raw.rejected, raw.skipped, raw.value);
     let what = match said {
         (Some(note), None, None, None) => return Ok(Line::Note(raw.group, note)),
-        (None, Some(why), None, None) => What::Rejected(why),
+        // What it would have been does not count.
+        (None, Some(why), None, _) => What::Rejected(why),
         (None, None, Some(why), None) => What::Skipped(why),
         (None, None, None, Some(value)) => {
             if !value.is_finite() || value < 0.0 {
@@ -191,6 +192,8 @@ mod tests {
         assert_eq!(what, expected);
         let rejected = said(r#""rejected":"not alone""#).unwrap().1;
         assert_eq!(rejected, What::Rejected("not alone".into()));
+        let rejected = said(r#""rejected":"x","value":1.5,"unit":"us""#).unwrap().1;
+        assert_eq!(rejected, What::Rejected("x".into()));
         let skipped = said(r#""skipped":"no hugepages""#).unwrap().1;
         assert_eq!(skipped, What::Skipped("no hugepages".into()));
         let note = parse(r#"{"group":"native-net","note":"n"}"#).unwrap();
@@ -211,7 +214,7 @@ mod tests {
             r#""class":"near","value":1.0,"unit":"furlongs""#,
             r#""class":"close","value":1.0,"unit":"us""#,
             r#""class":"near","value":-1.0,"unit":"us""#,
-            r#""class":"near","value":1.0,"unit":"us","rejected":"x""#,
+            r#""class":"near","value":1.0,"unit":"us","skipped":"x""#,
             r#""class":"near""#,
             r#""skipped":"x","surprise":1"#,
         ] {
