@@ -220,6 +220,8 @@ impl<'a> Bench<'a> {
     /// One program measures both groups, in turn; whoever comes second has its figures already.
     fn threads(&mut self, run: &mut Run<'_>, path: &Path, found: &mut Found) -> Result<(), Stop> {
         if std::mem::replace(&mut self.threads_ran, true) {
+            let note = "Measured in turn with the group before, in its time.";
+            found.notes.push(note.into());
             return Ok(());
         }
         let mut groups = self.args.groups();

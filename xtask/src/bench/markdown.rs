@@ -234,6 +234,7 @@ fn write_summary(out: &mut String, report: &Report) -> Result {
             goal.what
         )?;
     }
+    let mut told: Vec<String> = Vec::new();
     for group in &report.groups {
         let of_contenders = group.cases.iter().flat_map(|case| {
             let skipped = case
@@ -248,13 +249,13 @@ fn write_summary(out: &mut String, report: &Report) -> Result {
             Status::Missing => "MISSING",
             _ => "skipped",
         };
-        let mut told: Vec<String> = Vec::new();
         for (what, why, fix) in of_group.chain(of_contenders) {
-            // A tool that is not there takes many contenders with it: one line says it.
+            // What is not there takes many contenders with it: one line says it.
             if told.contains(&why) {
                 continue;
             }
-            writeln!(out, "{word}: {} {what}\n  why: {why}", group.name)?;
+            let what = [group.name.name(), &what].join(" ");
+            writeln!(out, "{word}: {}\n  why: {why}", what.trim_end())?;
             if let Some(fix) = fix {
                 writeln!(out, "  fix: {fix}")?;
             }

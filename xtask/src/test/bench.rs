@@ -1,21 +1,70 @@
 //! The `bench` section: a short run of `cargo xtask bench`, by the command that people use.
 //!
 //! No time is judged: a machine that runs tests is not at rest. What is looked at is that every group
-//! has figures, or says why it has none, and that the reports can be read.
+//! has figures, or says why it has none, and that the reports can be read. The programs' own tests
+//! and lints come after it, as it makes what they are built with.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::Value;
 
+use super::needs::Need;
 use super::run::{Cmd, Run};
 use super::section::{Check, Outcome};
+use super::tally::Tally;
 use crate::bench::{self, PAGE, REPORT};
+use crate::qemu::provision::rust::TARGET as BARE_METAL;
 use crate::qemu::stop::Stop;
+
+/// Workspaces of their own.
+pub(crate) const PROGRAMS: &str = "benches/Cargo.toml";
+/// See [`PROGRAMS`].
+pub(crate) const FOR_SIZE: &str = "benches/size/Cargo.toml";
 
 pub(crate) fn checks() -> Vec<Check> {
     let check = Check::new("xtask bench --quick", work);
-    vec![bench::needs().into_iter().fold(check, Check::needs)]
+    vec![
+        bench::needs().into_iter().fold(check, Check::needs),
+        // Optimized, as the run before has built what they depend on.
+        of_programs(
+            "tests of the programs",
+            &["test", "--release"],
+            &[],
+            Tally::Tests,
+        ),
+        of_programs(
+            "lints of the programs",
+            &["clippy", "--release", "--all-targets"],
+            &["--", "-Dwarnings"],
+            Tally::Command,
+        )
+        .needs(Need::CLIPPY),
+        Check::new("lints of the programs for size", |run| {
+            let clippy = Cmd::cargo(["clippy", "--release", "--locked", "--target", BARE_METAL])
+                .args(["--manifest-path", FOR_SIZE, "--target-dir"])
+                .args([run.context.target.join(bench::OUT).join("size")])
+                .args(["--", "-Dwarnings"]);
+            Ok(Tally::Command.outcome(&run.command(&clippy)?))
+        })
+        .needs(Need::CLIPPY)
+        .needs(Need::Target(BARE_METAL)),
+    ]
+}
+
+fn of_programs(
+    name: &str,
+    words: &'static [&'static str],
+    last: &'static [&'static str],
+    tally: Tally,
+) -> Check {
+    Check::new(name, move |run| {
+        let cmd = Cmd::cargo(words)
+            .args(["--locked", "--manifest-path", PROGRAMS, "--target-dir"])
+            .args([run.context.target.join(bench::OUT).join("build")])
+            .args(last);
+        Ok(tally.outcome(&run.command(&cmd)?))
+    })
 }
 
 fn work(run: &mut Run<'_>) -> Result<Outcome, Stop> {

@@ -123,11 +123,17 @@ pub(crate) fn command(name: impl Into<String>, cmd: Cmd, tally: Tally) -> Check 
 }
 
 fn format() -> Vec<Check> {
-    let cmd = Cmd::cargo(["fmt", "--all", "--check"]);
-    vec![
-        command("rustfmt", cmd, Tally::Command)
+    let check = |name: &str, manifest: Option<&str>| {
+        let cmd = Cmd::cargo(["fmt", "--all", "--check"]);
+        let cmd = cmd.args(manifest.map(|path| format!("--manifest-path={path}")));
+        command(name, cmd, Tally::Command)
             .quick()
-            .needs(Need::RUSTFMT),
+            .needs(Need::RUSTFMT)
+    };
+    vec![
+        check("rustfmt", None),
+        check("rustfmt, bench programs", Some(bench::PROGRAMS)),
+        check("rustfmt, bench programs for size", Some(bench::FOR_SIZE)),
     ]
 }
 

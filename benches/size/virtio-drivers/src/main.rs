@@ -55,8 +55,9 @@ fn exchange() -> Option<()> {
     root.set_command(card, Command::MEMORY_SPACE | Command::BUS_MASTER);
     let transport = PciTransport::new::<Identity, _>(&mut root, card).ok()?;
     let mut driver = VirtIONetRaw::<Identity, _, N>::new(transport).ok()?;
-    // SAFETY: this runs once, and nobody else names these.
-    let [incoming, outgoing] = unsafe { &mut *&raw mut BUFFERS };
+    let buffers = &raw mut BUFFERS;
+    // SAFETY: this runs once, and nobody else names it.
+    let [incoming, outgoing] = unsafe { &mut *buffers };
     // SAFETY: the buffer is left alone until it is received.
     let mut receiving = unsafe { driver.receive_begin(incoming) }.ok()?;
 

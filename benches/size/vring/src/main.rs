@@ -70,12 +70,13 @@ fn exchange() -> Option<()> {
     (options.receive_size, options.transmit_size) = (N as u16, N as u16);
     // A frame with its headroom is one descriptor.
     options.indirect = false;
-    // SAFETY: this runs once, and nobody else names these.
-    let receive = unsafe { &mut *&raw mut RECEIVE };
+    let (receive, transmit, buffers) = (&raw mut RECEIVE, &raw mut TRANSMIT, &raw mut BUFFERS);
+    // SAFETY: this runs once, and nobody else names it.
+    let receive = unsafe { &mut *receive };
     // SAFETY: as above.
-    let transmit = unsafe { &mut *&raw mut TRANSMIT };
+    let transmit = unsafe { &mut *transmit };
     // SAFETY: as above.
-    let [incoming, outgoing] = unsafe { &mut *&raw mut BUFFERS };
+    let [incoming, outgoing] = unsafe { &mut *buffers };
     let mappings = || -> &'static mut [_] { &mut [] };
     let storage = net::Storage {
         receive: QueueStorage {
