@@ -20,7 +20,7 @@ const GAP: i32 = 14;
 const LEFT: i32 = 330;
 const LONGEST: i32 = 500;
 /// More contenders than this make a plot that nobody reads: it is left to the tables.
-const MOST: usize = 120;
+const MOST: usize = 400;
 
 const OURS: RGBColor = RGBColor(31, 119, 180);
 const THEIRS: RGBColor = RGBColor(158, 158, 158);
@@ -60,7 +60,7 @@ pub(crate) fn draw(group: &GroupReport, path: &Path) -> anyhow::Result<bool> {
         "{}: medians, with the middle half of the samples{near}",
         group.name
     );
-    text(head, 12, 12, 17)?;
+    text(head, 12, 10, 20)?;
     let mut y = HEAD;
     for (case, unit, bars) in &cases {
         let same = cases.iter().filter(|(_, other, _)| other == unit);
@@ -72,7 +72,7 @@ pub(crate) fn draw(group: &GroupReport, path: &Path) -> anyhow::Result<bool> {
             format!("{}  [{}, {better} is better]", case.name, unit.name()),
             12,
             y,
-            14,
+            17,
         )?;
         y += TITLE;
         for bar in bars {
@@ -80,7 +80,7 @@ pub(crate) fn draw(group: &GroupReport, path: &Path) -> anyhow::Result<bool> {
                 continue;
             };
             let (top, bottom) = (y + 2, y + ROW - 4);
-            text(bar.name.clone(), 24, y + 3, 12)?;
+            text(bar.name.clone(), 24, y + 2, 15)?;
             let body = [(LEFT, top), (at(median), bottom)];
             area.draw(&Rectangle::new(body, color(bar).filled()))
                 .map_err(failed)?;
@@ -89,7 +89,7 @@ pub(crate) fn draw(group: &GroupReport, path: &Path) -> anyhow::Result<bool> {
             area.draw(&PathElement::new(line, INK.stroke_width(2)))
                 .map_err(failed)?;
             let x = at(median.max(spread.p75)) + 6;
-            text(unit.shown(median), x, y + 3, 12)?;
+            text(unit.shown(median), x, y + 2, 15)?;
             y += ROW;
         }
         y += GAP;
