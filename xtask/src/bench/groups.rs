@@ -187,8 +187,6 @@ impl<'a> Bench<'a> {
     fn plot(&self, report: &mut GroupReport) {
         let name = format!("{}.svg", report.name);
         let path = self.context.out.join(&name);
-        // What an earlier run drew is not this one's.
-        drop(std::fs::remove_file(&path));
         if self.args.no_plots {
             return;
         }

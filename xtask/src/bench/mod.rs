@@ -141,6 +141,10 @@ fn run(args: &BenchArgs, out: &Path, report: &mut Report) -> Result<(), Stop> {
         .with_context(|| format!("cannot read {}", goals.display()))?;
     let goals = Goals::parse(&goals)?;
 
+    // What an earlier run drew is not this one's.
+    for name in group_names() {
+        drop(std::fs::remove_file(out.join(format!("{name}.svg"))));
+    }
     // Whoever has to answer a question answers before the long part.
     let ui = Ui::new(false);
     let mut machine = Machine::new(Provision {

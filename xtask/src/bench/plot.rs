@@ -17,8 +17,8 @@ const TITLE: i32 = 26;
 const ROW: i32 = 20;
 const GAP: i32 = 14;
 /// Where bars begin, and how long the longest is.
-const LEFT: i32 = 330;
-const LONGEST: i32 = 500;
+const LEFT: i32 = 370;
+const LONGEST: i32 = 480;
 /// More contenders than this make a plot that nobody reads: it is left to the tables.
 const MOST: usize = 400;
 

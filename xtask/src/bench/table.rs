@@ -131,6 +131,9 @@ impl Table {
             case.contenders.extend(entry.contenders());
         }
         for case in &mut cases {
+            // Who has no figure comes last.
+            case.contenders
+                .sort_by_key(|contender| contender.median.is_none());
             compare(group, case);
         }
         cases
