@@ -22,17 +22,22 @@ pub(crate) const PROGRAMS: &str = "benches/Cargo.toml";
 /// See [`PROGRAMS`].
 pub(crate) const FOR_SIZE: &str = "benches/size/Cargo.toml";
 
+/// Those of the programs that have tests.
+const TESTS: [&str; 6] = [
+    "test",
+    "--release",
+    "--workspace",
+    "--lib",
+    "--bin=threads",
+    "--bin=bench-native",
+];
+
 pub(crate) fn checks() -> Vec<Check> {
     let check = Check::new("xtask bench --quick", work);
     vec![
         bench::needs().into_iter().fold(check, Check::needs),
         // Optimized, as the run before has built what they depend on.
-        of_programs(
-            "tests of the programs",
-            &["test", "--release"],
-            &[],
-            Tally::Tests,
-        ),
+        of_programs("tests of the programs", &TESTS, &[], Tally::Tests),
         of_programs(
             "lints of the programs",
             &["clippy", "--release", "--all-targets"],
