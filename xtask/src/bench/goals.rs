@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cli::Group;
 use super::sample::Class;
-use super::table::{Case, Contender};
+use super::table::{Case, Contender, has_enough};
 
 /// `goals.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -211,7 +211,7 @@ impl Goal {
             outcome.reached = Reached::Elsewhere;
             return outcome;
         };
-        match self.figure(&cases(group)) {
+        match self.figure(group, &cases(group)) {
             Ok(figure) => {
                 let holds =
                     |goal: Option<f64>| goal.is_some_and(|g| self.sense.holds(figure.value, g));
@@ -230,7 +230,7 @@ impl Goal {
     }
 
     /// The best figure among the contenders', cores near each other where they matter.
-    fn figure(&self, cases: &[Case]) -> Result<Figure, String> {
+    fn figure(&self, group: Group, cases: &[Case]) -> Result<Figure, String> {
         let contenders = |name: &str| -> &[Contender] {
             let case = cases.iter().find(|case| case.name == name);
             case.map_or(&[], |case| &case.contenders)
@@ -252,7 +252,8 @@ impl Goal {
                     let of_base =
                         |c: &&Contender| c.name == base.contender && c.class == contender.class;
                     let base = contenders(&base.case).iter().find(of_base)?;
-                    Some(ours / base.median?)
+                    let enough = has_enough(group, contender) && has_enough(group, base);
+                    Some(ours / base.median?).filter(|_| enough)
                 }),
             };
             let Some(value) = value else {
@@ -378,6 +379,7 @@ case = "1 descriptor"
     fn what_was_not_measured_is_not_judged() {
         let few = judge(10.0, 4);
         assert_eq!(few[1].reached, Reached::NotMeasured);
+        assert_eq!(few[2].reached, Reached::NotMeasured);
         assert!(few[1].note.as_ref().unwrap().contains("too few"));
         let none = Goals::parse(FILE).unwrap();
         let none = none.judge(&[Group::TwoCores], &|_| Vec::new());

@@ -184,10 +184,15 @@ fn incumbent(group: Group) -> &'static str {
     }
 }
 
+/// Whether a contender has samples enough for a ratio.
+pub(crate) fn has_enough(group: Group, contender: &Contender) -> bool {
+    contender.samples >= if group.is_exact() { 1 } else { ENOUGH }
+}
+
 /// Adds the ratios to the best of the incumbents in the same placement of the cores.
 fn compare(group: Group, case: &mut Case) {
     let Some(unit) = case.unit else { return };
-    let enough = |c: &Contender| c.samples >= if group.is_exact() { 1 } else { ENOUGH };
+    let enough = |c: &Contender| has_enough(group, c);
     let all = case.contenders.clone();
     let held = |c: &&Contender| c.name.starts_with(incumbent(group)) && enough(c);
     for contender in &mut case.contenders {
