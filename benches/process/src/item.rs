@@ -117,15 +117,15 @@ fn number_of(data: &[u8]) -> u32 {
         .map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-/// One descriptor: a block that the device reads.
-pub type Block = Readable<Box<[u8]>>;
+/// One descriptor: a block that the device reads, of a pool that is never freed.
+pub type Block = Readable<&'static mut [u8; FRAME]>;
 
 impl Item for Block {
     const PIECES: &'static [Piece] = &[readable(FRAME as u32)];
     const DATA: usize = 0;
 
     fn new(number: u32) -> Self {
-        Self(Box::new(numbered::<FRAME>(number)))
+        Self(Box::leak(Box::new(numbered(number))))
     }
 
     fn data(&self) -> *const u8 {
@@ -136,7 +136,7 @@ impl Item for Block {
 impl Slices for Block {
     #[inline(always)] // a few moves
     fn slices<R>(&mut self, f: impl for<'a> FnOnce(Inputs<'a>, Outputs<'a>) -> R) -> R {
-        f(&[&self.0], &mut [])
+        f(&[&*self.0], &mut [])
     }
 }
 

@@ -6,7 +6,7 @@ use virtio_driver::virtqueue::{Virtqueue, VirtqueueLayout};
 use virtio_driver::{Iova, IovaTranslator, VirtioFeatureFlags};
 
 use super::memory::{Pages, Register};
-use super::{Driver, Owned, QUEUE, items, owned};
+use super::{Driver, Owned, QUEUE, give_back, items, owned};
 use crate::device::Areas;
 use crate::item::{Piece, Request};
 
@@ -90,7 +90,7 @@ impl<I: Request> Driver for Libblkio<I> {
     fn reap(&mut self) -> usize {
         let mut reaped = 0;
         for done in self.queue.completions() {
-            self.pool.push(self.lent[usize::from(done.id)]);
+            give_back(&mut self.pool, self.lent[usize::from(done.id)]);
             reaped += 1;
         }
         reaped

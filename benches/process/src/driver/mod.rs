@@ -75,6 +75,14 @@ fn owned<'a, I: Item>(pool: impl IntoIterator<Item = &'a I>) -> Vec<Owned> {
     pool.into_iter().map(look).collect()
 }
 
+/// Puts an item back into a pool, which has room for all that it was made with: as in a kernel, the
+/// data path does not grow it.
+#[inline(always)] // is the caller's code
+fn give_back<T>(pool: &mut Vec<T>, item: T) {
+    assert!(pool.len() < pool.capacity(), "an item too many");
+    pool.push(item);
+}
+
 /// Items, numbered from 1.
 fn items<I: Item>(items: usize) -> Vec<I> {
     (1..=items as u32).map(I::new).collect()

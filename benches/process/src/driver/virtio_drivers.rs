@@ -12,7 +12,7 @@ use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::{Pages, Register};
-use super::{Driver, Owned, QUEUE, Site, items, owned};
+use super::{Driver, Owned, QUEUE, Site, give_back, items, owned};
 use crate::device::Areas;
 use crate::item::{Piece, Slices};
 
@@ -181,7 +181,7 @@ impl<I: Slices, S: Site> Driver for VirtioDrivers<I, S> {
             let used =
                 item.slices(|inputs, outputs| unsafe { queue.pop_used(token, inputs, outputs) });
             used.expect(QUEUE_WORKS);
-            self.pool.push(index);
+            give_back(&mut self.pool, index);
             reaped += 1;
         }
         reaped

@@ -16,7 +16,7 @@ use vring::transport::{
 use vring::virtqueue::{Completion, Virtqueue};
 
 use super::memory::{Pages, Register};
-use super::{Driver, Owned, QUEUE, Site, items, owned};
+use super::{Driver, Owned, QUEUE, Site, give_back, items, owned};
 use crate::device::Areas;
 use crate::item::{Celled, Item, Piece};
 
@@ -202,7 +202,7 @@ impl<B: DmaBuf, S: Site> Calls<B, S> for Burst {
     #[inline(always)] // is the caller's code
     fn reap(queue: &mut Virtqueue<Identity<S>, B>, pool: &mut Vec<B>) -> usize {
         queue
-            .drain(|done| pool.push(done.into_buf()))
+            .drain(|done| give_back(pool, done.into_buf()))
             .expect(HONEST)
     }
 }
@@ -220,7 +220,7 @@ impl<B: DmaBuf, S: Site> Calls<B, S> for Single {
     fn reap(queue: &mut Virtqueue<Identity<S>, B>, pool: &mut Vec<B>) -> usize {
         let mut reaped = 0;
         while let Some(done) = queue.next_completion().expect(HONEST) {
-            pool.push(done.into_buf());
+            give_back(pool, done.into_buf());
             reaped += 1;
         }
         reaped
@@ -249,7 +249,7 @@ impl<B: Celled, S: Site> Calls<B, S> for Cells {
                 // The device writes no status; that it is read is what counts.
                 std::hint::black_box(done.reply::<u8>());
             }
-            pool.push(done.into_buf());
+            give_back(pool, done.into_buf());
         };
         queue.drain(take).expect(HONEST)
     }
