@@ -358,6 +358,8 @@ pub(crate) struct PackedWords<'a> {
     device: Area,
     /// Bytes of the table.
     size: usize,
+    /// The places below it, if any, have [`NEAR`] descriptors before the end of the table.
+    far: usize,
     memory: PhantomData<&'a ()>,
 }
 
@@ -370,6 +372,9 @@ pub(crate) struct Place {
 
 /// Bytes of a descriptor.
 const DESCRIPTOR: usize = 16;
+
+/// The most descriptors that are written in one go.
+const NEAR: usize = 4;
 
 impl Place {
     /// Place `index`, from 0.
@@ -419,6 +424,7 @@ impl<P: Platform> PackedMemory<P> {
             driver: Area::new(at(layout.driver), Shape::Event, 1),
             device: Area::new(at(layout.device), Shape::Event, 1),
             size: usize::from(num) * DESCRIPTOR,
+            far: (usize::from(num) * DESCRIPTOR).saturating_sub(NEAR * DESCRIPTOR - 1),
             memory: PhantomData,
         };
         Ok(Self {
@@ -436,6 +442,7 @@ impl<P: Platform> PackedMemory<P> {
             driver: self.words.driver.again(),
             device: self.words.device.again(),
             size: self.words.size,
+            far: self.words.far,
             memory: PhantomData,
         }
     }
@@ -498,13 +505,15 @@ impl PackedWords<'_> {
         (descriptor, wraps)
     }
 
-    /// `N` descriptors from a place on, if all are in the table.
+    /// `N` descriptors from a place on; `None` when it is nearer to the end of the table than
+    /// [`NEAR`] descriptors, or when there are more of them.
     #[inline(always)] // a comparison
     pub(crate) fn descriptors<const N: usize>(
         &self,
         at: Place,
     ) -> Option<[PackedDescriptor<'_>; N]> {
-        if at.offset > self.size.checked_sub(N.wrapping_mul(DESCRIPTOR))? {
+        // Below `far` there are `NEAR` descriptors in the table.
+        if N > NEAR || at.offset >= self.far {
             return None;
         }
         Some(core::array::from_fn(|k| PackedDescriptor {

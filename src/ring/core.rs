@@ -10,7 +10,9 @@
 //! ```
 //!
 //! There are as many slots as descriptors. Free ones form a list through `next`, last in first out;
-//! a chain takes as many off its front as it has descriptors, and puts them back whole. One slot
+//! a chain takes as many off its front as it has descriptors, and puts them back whole. Chains of a
+//! few descriptors that come back in a burst stay chains, in a list of their own, as the next is
+//! likely to have as many: their links need not be made again. One slot
 //! record per chain carries the payload (the caller's buffer, which this module never looks into)
 //! and all that is needed to check the device's word when the chain comes back: one table, loaded
 //! once.
@@ -34,6 +36,9 @@ use crate::platform::Platform;
 use crate::shared::{PackedMemory, SplitMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
 use crate::virtqueue::Fault;
+
+/// The most descriptors of a chain that has a quick way, and stays a chain when it comes back.
+pub(crate) const FEW: usize = 4;
 
 /// No slot.
 const NONE: u16 = u16::MAX;
@@ -194,7 +199,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
     /// Free descriptors.
     #[inline]
     pub(crate) fn free(&self) -> u16 {
-        self.counts.free as u16
+        self.counts.free.wrapping_add(self.counts.chained) as u16
     }
 
     /// Queue size.
@@ -422,7 +427,7 @@ impl<P: Platform, T: 'static> Ring<P, T> {
             emptied: false,
         });
         // No room, nothing to publish or to kick for, and nothing was published that could come back.
-        counts.free = 0;
+        (counts.free, counts.chained) = (0, 0);
         (counts.next, counts.published, counts.until) = (0, 0, 0);
         *kicked = 0;
         with_format!(format, format => format.poison(counts));
@@ -463,11 +468,32 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         let num = with_format!(format, format => u64::from(format.num()));
         counts.extra = num
             .wrapping_sub(counts.free.into())
+            .wrapping_sub(counts.chained.into())
             .wrapping_sub(counts.outstanding());
         if counts.next == counts.published {
             self.kick_prepare(|wanted, position| (wanted, position()))
         } else {
             None
+        }
+    }
+
+    /// Puts the descriptors of chains that are free as a whole into the list of free ones, each of
+    /// which may be used for another chain.
+    #[cold]
+    pub(crate) fn unchain(&mut self) {
+        let Self { slots, counts, .. } = self;
+        while counts.chained != 0 {
+            let head = counts.chain_head;
+            let Some(&Slot { tail, after, .. }) = slots.get(head as usize) else {
+                return;
+            };
+            if let Some(tail) = slots.get_mut(usize::from(tail)) {
+                tail.next = counts.free_head as u16;
+            }
+            counts.free_head = head;
+            counts.chain_head = after.into();
+            counts.chained = counts.chained.wrapping_sub(counts.chain_len);
+            counts.free = counts.free.wrapping_add(counts.chain_len);
         }
     }
 
@@ -562,6 +588,7 @@ pub(crate) fn keep_singles<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + 
 pub(crate) fn keep_chains<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + use<F> {
     |from, to| {
         from.keep_submitted(to, from.free());
+        from.keep_chains(to);
         F::keep_submitted(from, to);
     }
 }
@@ -588,6 +615,7 @@ pub(crate) fn keep_taken<F: Format>(
 pub(crate) fn keep_taken_chains<F: Format>(_: &F) -> impl Fn(&Counts, &mut Counts) + use<F> {
     |from, to| {
         from.keep_taken(to, from.free());
+        from.keep_chains(to);
         F::keep_taken(from, to);
     }
 }

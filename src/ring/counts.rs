@@ -18,8 +18,14 @@ pub(crate) struct Counts {
     pub(super) ready: u64,
     /// The first free slot.
     pub(super) free_head: u32,
-    /// Free descriptors.
+    /// Free descriptors in the list that starts there.
     pub(super) free: u32,
+    /// Length of the chains that are free as a whole: the next of this length takes one of them.
+    pub(super) chain_len: u32,
+    /// The first of them.
+    pub(super) chain_head: u32,
+    /// Their descriptors.
+    pub(super) chained: u32,
     /// In order: the slot of the oldest chain that has not come back.
     pub(super) oldest: u32,
     /// Packed: where the next descriptor is made available; [settled](super::packed) when it is used.
@@ -67,6 +73,9 @@ impl Counts {
             ready: 0,
             free_head: 0,
             free: num.into(),
+            chain_len: 0,
+            chain_head: 0,
+            chained: 0,
             oldest: 0,
             avail_at: Place::new(0),
             used_at: Place::new(0),
@@ -99,6 +108,14 @@ impl Counts {
         to.completed = self.completed;
         to.free_head = self.free_head;
         to.overruns = self.overruns;
+    }
+
+    /// Writes back what a burst changes of the chains that are free as a whole.
+    #[inline(always)] // the counts are in registers
+    pub(crate) fn keep_chains(&self, to: &mut Self) {
+        to.chain_len = self.chain_len;
+        to.chain_head = self.chain_head;
+        to.chained = self.chained;
     }
 
     /// Free descriptors, one more for each chain that was taken since `before`.
@@ -149,10 +166,37 @@ impl Counts {
         self.free_head as usize
     }
 
-    /// Free descriptors.
+    /// Free descriptors in the list.
     #[inline]
     pub(crate) fn free(&self) -> u32 {
         self.free
+    }
+
+    /// Free descriptors of chains that are free as a whole.
+    #[inline]
+    pub(crate) fn chained(&self) -> u32 {
+        self.chained
+    }
+
+    /// Whether a chain of so many descriptors is free as a whole.
+    #[inline(always)] // two comparisons
+    pub(crate) fn has_chain(&self, len: usize) -> bool {
+        self.chained != 0 && self.chain_len as usize == len
+    }
+
+    /// The slot of the first chain that is free as a whole.
+    #[inline]
+    pub(crate) fn chain_head(&self) -> u32 {
+        self.chain_head
+    }
+
+    /// Counts the first chain that is free as a whole, of `len` descriptors, as entered with running
+    /// number `next`; `after` is the one behind it.
+    #[inline(always)] // the counts are in registers
+    pub(crate) fn admit_chain(&mut self, next: u64, after: u16, len: u32) {
+        self.chain_head = after.into();
+        self.chained = self.chained.wrapping_sub(len);
+        self.next = next.wrapping_add(1);
     }
 
     /// How many chains before running number `end` have not been taken.

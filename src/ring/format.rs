@@ -115,8 +115,14 @@ pub(crate) trait Format {
     fn describe(&self, counts: &mut Counts, id: u32, node: u32, k: u16, piece: Piece, next: u16);
 
     /// Writes all descriptors of a chain, as [`describe`](Self::describe): they belong to these slots,
-    /// of which the first is that of the chain.
-    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32], pieces: [Piece; N]);
+    /// of which the first is that of the chain. `held` is what [`holds_next`](Self::holds_next) says.
+    fn write<const N: usize>(
+        &self,
+        counts: &mut Counts,
+        nodes: &[u32],
+        pieces: [Piece; N],
+        held: bool,
+    );
 
     /// Takes back the first `len` descriptors of a chain that is not to be.
     fn retract(&self, counts: &Counts, len: u16);

@@ -302,7 +302,13 @@ impl<'a> Format for Packed<'a> {
     }
 
     #[inline(always)] // as above
-    fn write<const N: usize>(&self, counts: &mut Counts, nodes: &[u32], pieces: [Piece; N]) {
+    fn write<const N: usize>(
+        &self,
+        counts: &mut Counts,
+        nodes: &[u32],
+        pieces: [Piece; N],
+        held: bool,
+    ) {
         let Some(&id) = nodes.first() else { return };
         // In one go, but for a chain that goes on at the start of the table.
         let Some(descriptors) = self.memory.descriptors::<N>(counts.avail_at) else {
@@ -311,7 +317,6 @@ impl<'a> Format for Packed<'a> {
             }
             return;
         };
-        let held = counts.next == counts.published;
         let fixed = u64::from(id) << 32 | counts.avail_lap;
         for k in 0..N {
             let (Some(descriptor), Some(piece)) = (descriptors.get(k), pieces.get(k)) else {

@@ -194,7 +194,7 @@ impl<'a> Format for Split<'a> {
     }
 
     #[inline(always)] // as above
-    fn write<const N: usize>(&self, _: &mut Counts, nodes: &[u32], pieces: [Piece; N]) {
+    fn write<const N: usize>(&self, _: &mut Counts, nodes: &[u32], pieces: [Piece; N], _: bool) {
         for k in 0..N {
             let (Some(&node), Some(piece)) = (nodes.get(k), pieces.get(k)) else {
                 break;

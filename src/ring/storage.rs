@@ -18,6 +18,8 @@ pub struct Slot<T> {
     pub(crate) next: u16,
     /// Last slot of the chain that starts here.
     pub(crate) tail: u16,
+    /// The next chain that is free as a whole, when the one that starts here is.
+    pub(crate) after: u16,
     /// Descriptors of the chain that starts here, and [`REPLY`] and [`HEADER`].
     pub(crate) shape: u32,
     /// Its pieces; [`INDIRECT`] more when they are in a table.
@@ -44,6 +46,7 @@ impl<T> Slot<T> {
             writable: 0,
             next: 0,
             tail: 0,
+            after: 0,
             shape: 0,
             pieces: 0,
         }

@@ -4,6 +4,7 @@
 //! one look at the chain's slot says so. A length beyond what the chain holds is cut to it, and
 //! counted.
 
+use super::core::FEW;
 use super::core::{burst, keep_taken, keep_taken_chains};
 use super::counts::Counts;
 use super::format::{Element, Format, Formatted, Impossible, Reader};
@@ -169,7 +170,7 @@ fn drain_singles<R: Formatted, T, C: FnMut(Used<T>)>(
     (all, f)
 }
 
-/// The same for chains of several descriptors, behind a first one that may be any.
+/// The same for chains of several descriptors, all of one length, behind a first one that may be any.
 #[inline(never)] // as above
 fn drain_chains<R: Formatted, T, C: FnMut(Used<T>)>(
     ring: &R,
@@ -184,7 +185,18 @@ fn drain_chains<R: Formatted, T, C: FnMut(Used<T>)>(
             return Ok(true);
         };
         let element = format.element(counts, mark);
-        f(counts.take_any(format, slots, element, 0)?);
+        let used = match counts.take_chain(format, slots, element) {
+            Some(used) => used,
+            None => counts.take_any(format, slots, element, 0)?,
+        };
+        // When there are none, the next that are as long as this one stay whole.
+        let shape = slots
+            .get(usize::from(used.slot))
+            .map_or(0, |slot| slot.shape);
+        if counts.chained == 0 && (2..=FEW as u32).contains(&shape) {
+            counts.chain_len = shape;
+        }
+        f(used);
         let mut reader = format.reader(counts, end);
         while reader.goes_on(counts, end) {
             while let Some(element) = reader.next(counts) {
@@ -266,7 +278,7 @@ impl Counts {
         })
     }
 
-    /// Likewise, for a chain of several descriptors.
+    /// Likewise, for a chain that is as long as those that are free as a whole: it stays whole, too.
     #[inline(always)] // a chain is large, and is taken apart at once
     fn take_chain<F: Format, T>(
         &mut self,
@@ -276,24 +288,24 @@ impl Counts {
     ) -> Option<Used<T>> {
         let Element { id, len, .. } = element;
         let slot = slots.get_mut(id as usize)?;
-        let (number, tail, shape) = (slot.payload.number(), slot.tail, slot.shape);
-        if shape == 1 || len > slot.writable {
+        let (number, shape) = (slot.payload.number(), slot.shape);
+        // So many descriptors, and without cells.
+        if shape != self.chain_len || len > slot.writable {
             longer();
             return None;
         }
         let payload = slot.payload.take_before(self.published)?;
-        if let Some(tail) = slots.get_mut(usize::from(tail)) {
-            tail.next = self.free_head as u16;
-        }
-        self.free_head = id;
-        self.came_back(format, shape & DESCRIPTORS, 0);
+        slot.after = self.chain_head as u16;
+        self.chain_head = id;
+        self.chained = self.chained.wrapping_add(shape);
+        self.came_back(format, shape, shape);
         Some(Used {
             payload,
             slot: id as u16,
             number,
             written: len,
             claimed: len,
-            reply: shape & REPLY != 0,
+            reply: false,
             assumed: false,
         })
     }

@@ -10,14 +10,11 @@ use crate::buffer::DmaBuf;
 use crate::dma;
 use crate::platform::{Direction, Platform};
 use crate::ring::Counts;
-use crate::ring::core::{burst, keep_chains};
+use crate::ring::core::{FEW, burst, keep_chains};
 use crate::ring::format::{Format, Formatted, Piece};
 use crate::ring::layout::DescriptorFlags;
 use crate::ring::storage::{HEADER, Parked, REPLY, Slot};
 use crate::shared::{CellMemory, Cells, TableMemory};
-
-/// The most pieces of a chain that is submitted here.
-pub(super) const FEW: usize = 4;
 
 /// Whether a buffer of so many segments, more than one, is for here.
 #[inline(always)] // folds where the buffer knows how many segments it has
@@ -31,24 +28,27 @@ pub(super) struct Way<'a, F, P: Platform> {
     pub(super) platform: &'a P,
     pub(super) tables: Option<&'a TableMemory<P>>,
     pub(super) in_order: bool,
+    /// The next chain is the first of its batch.
+    pub(super) held: bool,
 }
 
 /// A chain's pieces, and how many bytes of it the device may write.
 type Pieces<const N: usize> = ([Piece; N], u32);
 
 impl<F: Format, P: Platform> Way<'_, F, P> {
-    /// Submits a buffer of [few](is_few) segments, for all of which there is room in the ring.
+    /// Submits a buffer of [few](is_few) segments, for all of which there is room in the list of free
+    /// descriptors or, when this is `WHOLE`, a chain that is free.
     #[inline(always)] // folds where the buffer knows how many segments it has
-    pub(super) fn add<B: DmaBuf>(
+    pub(super) fn add<const WHOLE: bool, B: DmaBuf>(
         &self,
         slots: &mut [Slot<B>],
         counts: &mut Counts,
         buf: B,
     ) -> Result<Ticket, Rejected<B>> {
         match buf.count() {
-            2 => self.add_n::<2, _>(slots, counts, 0, buf, Alone),
-            3 => self.add_n::<3, _>(slots, counts, 0, buf, Alone),
-            _ => self.add_n::<FEW, _>(slots, counts, 0, buf, Alone),
+            2 => self.add_n::<2, WHOLE, _>(slots, counts, 0, buf, Alone),
+            3 => self.add_n::<3, WHOLE, _>(slots, counts, 0, buf, Alone),
+            _ => self.add_n::<FEW, WHOLE, _>(slots, counts, 0, buf, Alone),
         }
     }
 
@@ -67,15 +67,15 @@ impl<F: Format, P: Platform> Way<'_, F, P> {
         let shape = if reply { REPLY } else { 0 } | if header.is_empty() { 0 } else { HEADER };
         let cells = Between(cells.view(), header);
         if reply && !header.is_empty() {
-            self.add_n::<3, _>(slots, counts, shape, buf, cells)
+            self.add_n::<3, false, _>(slots, counts, shape, buf, cells)
         } else {
-            self.add_n::<2, _>(slots, counts, shape, buf, cells)
+            self.add_n::<2, false, _>(slots, counts, shape, buf, cells)
         }
     }
 
     /// Submits a chain of `N` pieces, in the ring or in a table.
     #[inline(always)] // as above
-    fn add_n<const N: usize, B: DmaBuf>(
+    fn add_n<const N: usize, const WHOLE: bool, B: DmaBuf>(
         &self,
         slots: &mut [Slot<B>],
         counts: &mut Counts,
@@ -85,15 +85,16 @@ impl<F: Format, P: Platform> Way<'_, F, P> {
     ) -> Result<Ticket, Rejected<B>> {
         match self.tables {
             Some(tables) if N >= INDIRECT_FROM && N <= usize::from(tables.entries()) => {
-                self.add_chain::<N, 1, _>(slots, counts, shape, Some(tables), buf, parts)
+                self.add_chain::<N, 1, false, _>(slots, counts, shape, Some(tables), buf, parts)
             }
-            _ => self.add_chain::<N, N, _>(slots, counts, shape, None, buf, parts),
+            _ => self.add_chain::<N, N, WHOLE, _>(slots, counts, shape, None, buf, parts),
         }
     }
 
-    /// Submits a chain of `N` pieces with `D` descriptors in the ring: all, or one for a table.
+    /// Submits a chain of `N` pieces with `D` descriptors in the ring: all, or one for a table. They
+    /// are those of a chain that is free as a whole, or from the list.
     #[inline(always)] // as above
-    fn add_chain<const N: usize, const D: usize, B: DmaBuf>(
+    fn add_chain<const N: usize, const D: usize, const WHOLE: bool, B: DmaBuf>(
         &self,
         slots: &mut [Slot<B>],
         counts: &mut Counts,
@@ -102,17 +103,16 @@ impl<F: Format, P: Platform> Way<'_, F, P> {
         buf: B,
         parts: impl Parts<B>,
     ) -> Result<Ticket, Rejected<B>> {
-        // The slots of the chain, and the one behind it: the payload is borrowed when they are used.
-        let head = counts.head_index() as u32;
-        let (mut nodes, mut tail, mut behind) = ([head; D], head, head);
-        for node in &mut nodes {
-            let Some(slot) = slots.get(behind as usize) else {
-                return Err(nothing(buf));
-            };
-            tail = behind;
-            *node = tail;
-            behind = slot.next.into();
-        }
+        // The slots of the chain, and what is behind it: the payload is borrowed when they are used.
+        let chain = if WHOLE {
+            whole_chain::<D, _>(slots, counts.chain_head())
+        } else {
+            list_chain::<D, _>(slots, counts.head_index() as u32)
+        };
+        let Some((nodes, tail, behind)) = chain else {
+            return Err(nothing(buf));
+        };
+        let head = nodes.first().copied().unwrap_or(0);
         let Some(slot) = slots.get_mut(head as usize) else {
             return Err(nothing(buf));
         };
@@ -125,10 +125,12 @@ impl<F: Format, P: Platform> Way<'_, F, P> {
                 let len = D as u16;
                 match table {
                     Some(tables) => self.write_table(tables, counts, head, pieces),
-                    None => self.format.write(counts, &nodes, pieces),
+                    None => self.format.write(counts, &nodes, pieces, self.held),
                 }
                 slot.writable = writable;
-                slot.tail = tail as u16;
+                if !WHOLE {
+                    slot.tail = tail;
+                }
                 slot.shape = u32::from(len) | shape;
                 core::mem::forget(parked);
                 if self.in_order {
@@ -136,8 +138,12 @@ impl<F: Format, P: Platform> Way<'_, F, P> {
                 } else {
                     self.format.enter_any(counts, number, head, len);
                 }
-                counts.take_room(len.into());
-                counts.admit(number, behind as u16);
+                if WHOLE {
+                    counts.admit_chain(number, behind, len.into());
+                } else {
+                    counts.take_room(len.into());
+                    counts.admit(number, behind);
+                }
                 return Ok(Ticket::new(head as u16, number));
             }
             Err(why) => why,
@@ -171,6 +177,42 @@ impl<F: Format, P: Platform> Way<'_, F, P> {
         };
         self.format.describe(counts, head, head, 0, piece, 0);
     }
+}
+
+/// Slots of a chain, the last of them, and what is behind it.
+type Nodes<const D: usize> = ([u32; D], u16, u16);
+
+/// The first `D` slots of the list of free ones, and the next in it.
+#[inline(always)] // as above
+fn list_chain<const D: usize, B>(slots: &[Slot<B>], head: u32) -> Option<Nodes<D>> {
+    let (mut nodes, mut behind) = ([head; D], head);
+    for node in &mut nodes {
+        *node = behind;
+        behind = slots.get(behind as usize)?.next.into();
+    }
+    Some((
+        nodes,
+        nodes.last().map_or(0, |&tail| tail as u16),
+        behind as u16,
+    ))
+}
+
+/// The slots of a chain that is free as a whole, and the head of the next such chain.
+#[inline(always)] // as above
+fn whole_chain<const D: usize, B>(slots: &[Slot<B>], head: u32) -> Option<Nodes<D>> {
+    let slot = slots.get(head as usize)?;
+    let (mut nodes, mut node) = ([head; D], u32::from(slot.next));
+    for (k, place) in nodes.iter_mut().enumerate().skip(1) {
+        if k.wrapping_add(1) == D {
+            *place = slot.tail.into();
+        } else {
+            *place = node;
+            if k.wrapping_add(2) < D {
+                node = slots.get(node as usize)?.next.into();
+            }
+        }
+    }
+    Some((nodes, slot.tail, slot.after))
 }
 
 /// What a chain is made of.
@@ -308,10 +350,17 @@ fn nothing<B>(buf: B) -> Rejected<B> {
     Rejected { buf, why }
 }
 
-/// Submits buffers of [few](is_few) segments, `buf` and those that `bufs` has, while there is room.
-/// Returns what ended it: nothing, a buffer that is not of this kind, or a rejection.
+/// Submits buffers of [few](is_few) segments, `buf` and those that `bufs` has: while there is room in
+/// the list of free descriptors or, when this is `WHOLE`, while there are chains that are free and as
+/// long. Returns what ended it: nothing, a buffer that is not of this kind, or a rejection.
 #[inline(never)] // the loop has all registers for itself
-pub(super) fn add_burst_of_few<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
+pub(super) fn add_burst_of_few<
+    const WHOLE: bool,
+    const IN_ORDER: bool,
+    R: Formatted,
+    P: Platform,
+    B: DmaBuf,
+>(
     ring: &R,
     slots: &mut [Slot<B>],
     counts: &mut Counts,
@@ -321,22 +370,30 @@ pub(super) fn add_burst_of_few<const IN_ORDER: bool, R: Formatted, P: Platform, 
     bufs: &mut impl Iterator<Item = B>,
 ) -> Ended<B> {
     let format = &ring.format();
-    let way = Way {
+    let mut way = Way {
         format,
         platform,
-        tables,
+        // Only a chain in the ring is free as a whole, and only where any is free before others.
+        tables: if WHOLE { None } else { tables },
         in_order: IN_ORDER,
+        held: format.holds_next(counts),
     };
     burst(counts, keep_chains(format), |counts| {
         loop {
-            // Room for any that follows spares a comparison with this one's count.
-            if !is_few(buf.count()) || counts.free() < FEW as u32 {
+            let room = if WHOLE {
+                counts.has_chain(buf.count())
+            } else {
+                // Room for any that follows spares a comparison with this one's count.
+                counts.free() >= FEW as u32
+            };
+            if !is_few(buf.count()) || !room {
                 return Some(Ok(buf));
             }
-            if let Err(rejected) = way.add(slots, counts, buf) {
+            if let Err(rejected) = way.add::<WHOLE, _>(slots, counts, buf) {
                 return Some(Err(rejected));
             }
-            if counts.free() == 0 {
+            way.held = false;
+            if counts.chained() == 0 && counts.free() == 0 {
                 return None;
             }
             buf = bufs.next()?;

@@ -41,13 +41,13 @@ use crate::dma::{Leaky, OnLeak};
 use crate::init::{Epoch, Quiesced};
 use crate::platform::{Direction, Mapping, Platform};
 use crate::ring::Counts;
-use crate::ring::core::{Ring, with_format, with_ring};
+use crate::ring::core::{FEW, Ring, with_format, with_ring};
 use crate::ring::format::{Format, Formatted};
 use crate::ring::storage::{Slot, Storage};
 use crate::ring::take::{drain, pop};
 use crate::shared::{CellMemory, TableMemory};
 use crate::transport::{Doorbell, QueueAreas, QueueIndex, Transport, TransportError};
-use crate::virtqueue::few::{FEW, Way, add_burst_of_few, is_few};
+use crate::virtqueue::few::{Way, add_burst_of_few, is_few};
 use crate::virtqueue::submit::{Ended, add_burst, add_one};
 
 pub use completion::{Completion, Ticket};
@@ -309,7 +309,10 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 });
             }
         }
-        if P::DIRECT && is_few(buf.count()) && buf.count() <= usize::from(ring.free().min(*longest))
+        if P::DIRECT
+            && is_few(buf.count())
+            && buf.count() <= usize::from(*longest)
+            && buf.count() <= ring.counts.free() as usize
         {
             let Ring {
                 format,
@@ -319,8 +322,14 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
                 ..
             } = ring;
             return with_format!(format, format => {
-                let (tables, in_order) = (tables.as_ref(), *in_order);
-                Way { format, platform, tables, in_order }.add(slots, counts, buf)
+                let way = Way {
+                    format,
+                    platform,
+                    tables: tables.as_ref(),
+                    in_order: *in_order,
+                    held: format.holds_next(counts),
+                };
+                way.add::<false, _>(slots, counts, buf)
             });
         }
         self.core.add(&[], false, buf)
@@ -352,7 +361,8 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             && buf.count() == 1
             && let Some(cells) = cells
             && header.len() <= usize::from(cells.view().header_size())
-            && 3 <= ring.free().min(*longest)
+            && *longest >= 3
+            && ring.counts.free() >= 3
             && !(header.is_empty() && cells.view().reply_size() == 0)
         {
             let Ring {
@@ -364,7 +374,8 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             } = ring;
             return with_format!(format, format => {
                 let (tables, in_order) = (tables.as_ref(), *in_order);
-                let way = Way { format, platform, tables, in_order };
+                let held = format.holds_next(counts);
+                let way = Way { format, platform, tables, in_order, held };
                 way.add_with(slots, counts, cells, header, buf)
             });
         }
@@ -409,6 +420,11 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             });
             submitted = submitted.wrapping_add(ring.counts.next().wrapping_sub(before) as usize);
             let outcome = match odd {
+                // The others are chains that are free as a whole.
+                None if self.core.ring.counts.free() == 0 && self.core.ring.free() != 0 => {
+                    self.core.ring.unchain();
+                    continue;
+                }
                 None => return Ok(submitted),
                 Some(Ok(buf)) => self.submit(buf),
                 Some(Err(rejected)) => Err(rejected),
@@ -526,8 +542,9 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             ..
         } = ring;
         let drained = with_ring!(format, ring => {
-            drain(ring, slots, counts, *in_order, |used| {
-                let cells = if used.reply { cells.as_ref() } else { None };
+            let cells = cells.as_ref();
+            drain(ring, slots, counts, *in_order, move |used| {
+                let cells = cells.filter(|_| used.reply);
                 f(Completion::new(used, cells.map(CellMemory::view)));
             })
         });
@@ -688,12 +705,20 @@ fn burst_of<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
     few: bool,
     bufs: &mut impl Iterator<Item = B>,
 ) -> Ended<B> {
-    match add_burst::<IN_ORDER, _, _, _>(ring, slots, counts, platform, bufs) {
-        Some(Ok(buf)) if few && buf.count() > 1 => {
-            add_burst_of_few::<IN_ORDER, _, _, _>(ring, slots, counts, platform, tables, buf, bufs)
+    let mut buf = match add_burst::<IN_ORDER, _, _, _>(ring, slots, counts, platform, bufs) {
+        Some(Ok(buf)) if few && is_few(buf.count()) => buf,
+        ended => return ended,
+    };
+    if counts.has_chain(buf.count()) {
+        // In order there are none.
+        match add_burst_of_few::<true, false, _, _, _>(
+            ring, slots, counts, platform, tables, buf, bufs,
+        ) {
+            Some(Ok(odd)) if is_few(odd.count()) => buf = odd,
+            ended => return ended,
         }
-        ended => ended,
     }
+    add_burst_of_few::<false, IN_ORDER, _, _, _>(ring, slots, counts, platform, tables, buf, bufs)
 }
 
 impl<P: Platform, B: DmaBuf> fmt::Debug for Virtqueue<P, B> {

@@ -155,6 +155,9 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
         cells: bool,
         buf: B,
     ) -> Result<Ticket, Rejected<B>> {
+        if self.ring.counts.chained() != 0 {
+            self.ring.unchain();
+        }
         let segments = buf.count();
         let reply = cells
             && self
