@@ -2,9 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. Every pointer here lies in a [`DmaRegion`] that the same struct owns, at an offset that was
-//!    checked against the region's size when the struct was made. Indices are masked or
-//!    compared, so that no value of any index leaves the region.
+//! 1. Every pointer here lies in a [`DmaRegion`] that a memory ([`SplitMemory`] and the like) owns, at
+//!    an offset that was checked against the region's size when the memory was made. The memory
+//!    lends copies of its pointers, as words, runs and descriptors: their lifetimes end before it
+//!    does. Its own copy says `'static` and never leaves it. Indices are masked, places compared with
+//!    the end of the table where they are used, and runs end with their ring at the latest, so that
+//!    no value of any index or place leaves the region.
 //! 2. A word of a ring is accessed as an atomic of its own width, by us and by the device: a
 //!    descriptor as two 64-bit words, a used element as two 32-bit words, everything else as
 //!    16-bit words. There is never a reference or a slice over ring memory.
@@ -248,7 +251,8 @@ impl SplitWords<'_> {
 /// Entries of the available ring that follow each other.
 pub(crate) struct AvailRun<'a> {
     avail: Area,
-    /// The next one, and the end: offsets in the area.
+    /// The next one, and the end: offsets in the area, whole entries apart, and not the other way
+    /// round.
     at: usize,
     end: usize,
     memory: PhantomData<&'a ()>,
@@ -316,7 +320,8 @@ impl AvailRun<'_> {
 /// Used elements that follow each other.
 pub(crate) struct UsedRun<'a> {
     used: Area,
-    /// The next one, and the end: offsets in the area.
+    /// The next one, and the end: offsets in the area, whole elements apart, and not the other way
+    /// round.
     at: usize,
     end: usize,
     memory: PhantomData<&'a ()>,
@@ -356,7 +361,7 @@ pub(crate) struct PackedWords<'a> {
     desc: Area,
     driver: Area,
     device: Area,
-    /// Bytes of the table.
+    /// Bytes of the table: of whole descriptors, and of one at least.
     size: usize,
     /// The places below it, if any, have [`NEAR`] descriptors before the end of the table.
     far: usize,
@@ -495,7 +500,7 @@ impl PackedWords<'_> {
         let wraps = at.offset >= self.size;
         if wraps {
             beyond();
-            // The table is not empty.
+            // What is left is whole descriptors, as the table is.
             at.offset = at.offset.checked_rem(self.size).unwrap_or(0);
         }
         let descriptor = PackedDescriptor {
@@ -525,11 +530,11 @@ impl PackedWords<'_> {
     /// The descriptors from a place on: `most` of them, or those up to the end of the ring.
     #[inline(always)] // so that it is in registers
     pub(crate) fn run(&self, at: Place, most: u32) -> PackedRun<'_> {
-        let most = (most as usize).wrapping_mul(DESCRIPTOR);
-        let left = self.size.saturating_sub(at.offset);
+        let most = (most as usize).saturating_mul(DESCRIPTOR);
         PackedRun {
             desc: self.desc.again(),
-            end: at.offset.wrapping_add(most.min(left)),
+            // A place that is beyond the end of the table has none.
+            end: at.offset.saturating_add(most).min(self.size),
             memory: PhantomData,
         }
     }

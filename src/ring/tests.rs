@@ -1,25 +1,39 @@
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::alloc::Layout;
 
 use super::core::{AnyFormat, ChainInfo, Memory, Ring as AnyRing, RingOptions};
 use super::format::{Format, Formatted, Piece};
+use super::payload::Payload;
 use super::take::pop;
 use crate::dma::DmaRegion;
+use crate::platform::{DmaAddr, Platform};
 use crate::ring::layout::{DescriptorFlags, USED_ALIGN_SIZE, packed_init, vring_init};
 use crate::ring::storage::{Slot, Storage};
 use crate::shared::{PackedMemory, Place, SplitMemory};
-use crate::testing::{InPlace, QueueDevice, QueueOptions, Violations};
+use crate::testing::{Bouncing, InPlace, QueueDevice, QueueOptions, Violations};
 use crate::virtqueue::Fault;
 
 const SIZE: u16 = 8;
 
 type Ring = AnyRing<InPlace, u32>;
 
-fn ring(platform: &InPlace) -> Ring {
+fn split_memory<P: Platform>(platform: &P) -> SplitMemory<P> {
     let layout = vring_init(SIZE, USED_ALIGN_SIZE).unwrap();
     let layout = Layout::from_size_align(layout.size(), layout.alignment()).unwrap();
     let region = DmaRegion::alloc(platform, layout).unwrap();
-    let memory = SplitMemory::new(region, SIZE, USED_ALIGN_SIZE).unwrap();
+    SplitMemory::new(region, SIZE, USED_ALIGN_SIZE).unwrap()
+}
+
+fn packed_memory(platform: &InPlace) -> PackedMemory<InPlace> {
+    let layout = packed_init(SIZE).unwrap();
+    let layout = Layout::from_size_align(layout.size(), layout.alignment()).unwrap();
+    let region = DmaRegion::alloc(platform, layout).unwrap();
+    PackedMemory::new(region, SIZE).unwrap()
+}
+
+fn ring(platform: &InPlace) -> Ring {
+    let memory = split_memory(platform);
     let slots = Storage::heap(SIZE.into(), Slot::new);
     Ring::new(Memory::Split(memory), slots, RingOptions::default())
 }
@@ -142,10 +156,7 @@ fn bug_class_37_what_is_not_published_cannot_be_returned() {
 /// flags: bytes written, bytes claimed.
 fn packed_length(writable: u32, len: u32, flags: u16) -> (u32, u32) {
     let platform = InPlace::new();
-    let layout = packed_init(SIZE).unwrap();
-    let layout = Layout::from_size_align(layout.size(), layout.alignment()).unwrap();
-    let region = DmaRegion::alloc(&platform, layout).unwrap();
-    let memory = Memory::Packed(PackedMemory::new(region, SIZE).unwrap());
+    let memory = Memory::Packed(packed_memory(&platform));
     let slots = Storage::heap(SIZE.into(), Slot::new);
     let mut ring: Ring = Ring::new(memory, slots, RingOptions::default());
     ring.slots[0].payload.park(7, 0);
@@ -186,4 +197,152 @@ fn a_length_that_a_packed_ring_reserves_is_no_claim() {
     assert_eq!(packed_length(2048, 1434, 0), (1434, 1434));
     assert_eq!(packed_length(1000, 1434, 0), (1000, 1434));
     assert_eq!(packed_length(1000, 1434, write), (1000, 1434));
+}
+
+/// From every index, also where the count of chains is beyond 16 bits.
+fn starts() -> impl Iterator<Item = u32> {
+    (0..2 * u32::from(SIZE)).flat_map(|at| [at, at + 65_536 * 7 - 8, at.wrapping_sub(9)])
+}
+
+/// Entries or elements from an index on that come before the end of a split ring.
+fn before_the_end(start: u32, most: u32) -> u32 {
+    most.min(u32::from(SIZE) - start % u32::from(SIZE))
+}
+
+#[test]
+fn a_run_of_entries_ends_where_it_is_full_or_the_available_ring_ends() {
+    let platform = InPlace::new();
+    let memory = split_memory(&platform);
+    let words = memory.words();
+    for start in starts() {
+        for most in [0, 1, 3, 8, 100, u32::MAX] {
+            let mut run = words.avail_run(start, most);
+            for _ in 0..before_the_end(start, most) {
+                assert!(!run.is_empty(), "{most} from {start}");
+                run.push(7);
+            }
+            assert!(run.is_empty(), "{most} from {start}");
+            // Not even one who does not ask writes behind it.
+            words.set_used_event(99);
+            run.push(7);
+            let avail = memory.areas().driver.0 + 4 + 2 * u64::from(SIZE);
+            let mut event = [0; 2];
+            platform.bus().read(DmaAddr(avail), &mut event);
+            assert_eq!(u16::from_le_bytes(event), 99);
+        }
+    }
+}
+
+#[test]
+fn a_run_of_elements_ends_where_it_is_read_or_the_used_ring_ends() {
+    let platform = Bouncing::new();
+    let memory = split_memory(&platform);
+    let words = memory.words();
+    for id in 0..SIZE {
+        let used = memory.areas().device.0 + 4 + 8 * u64::from(id);
+        platform
+            .bus()
+            .write(DmaAddr(used), &u32::from(id).to_le_bytes());
+    }
+    for start in starts() {
+        for most in [0, 1, 3, 8, 100, u32::MAX] {
+            let mut run = words.used_run(start, most);
+            let first = start % u32::from(SIZE);
+            for id in first..first + before_the_end(start, most) {
+                assert_eq!(run.next(), Some((id, 0)), "{most} from {start}");
+            }
+            assert_eq!(run.next(), None, "{most} from {start}");
+        }
+    }
+}
+
+#[test]
+fn a_run_of_descriptors_ends_where_it_is_full_or_the_table_ends() {
+    let platform = InPlace::new();
+    let memory = packed_memory(&platform);
+    let words = memory.words();
+    let num = u32::from(SIZE);
+    // From places beyond the end, too, in any lap.
+    for start in 0..3 * num {
+        for most in [0, 1, 3, 8, 100, u32::MAX] {
+            let run = words.run(Place::new(start), most);
+            for at in start..4 * num {
+                let is_in = at - start < most && at < num;
+                assert_eq!(
+                    run.has(Place::new(at)),
+                    is_in,
+                    "{at} of {most} from {start}"
+                );
+            }
+            assert!(!run.has(Place::new(num)) && !run.has(Place::new(u32::MAX)));
+        }
+    }
+}
+
+#[test]
+fn descriptors_that_go_over_the_end_of_the_table_are_not_had_in_one_go() {
+    let platform = InPlace::new();
+    let memory = packed_memory(&platform);
+    let words = memory.words();
+    let num = u32::from(SIZE);
+    for at in 0..3 * num {
+        let place = Place::new(at);
+        assert_eq!(words.descriptors::<1>(place).is_some(), at < num);
+        assert_eq!(words.descriptors::<2>(place).is_some(), at + 1 < num);
+        assert_eq!(words.descriptors::<4>(place).is_some(), at + 3 < num);
+        assert_eq!(words.descriptors::<8>(place).is_some(), at == 0);
+        assert!(words.descriptors::<9>(place).is_none());
+        // One by one, it is said that they do.
+        let mut place = place;
+        let (descriptor, wraps) = words.descriptor(&mut place);
+        descriptor.set_word(u64::from(at) + 1);
+        assert_eq!((place, wraps), (Place::new(at % num), at >= num));
+        let (descriptor, wraps) = words.descriptor(&mut place);
+        assert_eq!(
+            (descriptor.word_acquire(), wraps),
+            (u64::from(at) + 1, false)
+        );
+    }
+}
+
+#[test]
+fn a_buffer_is_there_from_when_it_is_parked_until_it_is_taken() {
+    let mut payload = Payload::empty();
+    for number in [0, 1, 1 << 40, u64::MAX - 1] {
+        assert!(!payload.is_some() && payload.get_mut().is_none());
+        assert_eq!(
+            (payload.take_before(u64::MAX), payload.take()),
+            (None, None)
+        );
+        *payload.park(7, number) += 1;
+        assert!(payload.is_some() && payload.number() == number);
+        // Only below the next number to be published.
+        assert_eq!(payload.take_before(0), None);
+        assert_eq!(payload.take_before(number), None);
+        assert_eq!(payload.get_mut(), Some(&mut 8));
+        assert_eq!(payload.take_before(number + 1), Some(8));
+        assert_eq!(
+            (payload.take_before(u64::MAX), payload.take()),
+            (None, None)
+        );
+        assert_eq!(payload.number(), u64::MAX);
+    }
+}
+
+#[test]
+fn a_buffer_is_dropped_once_wherever_its_place_goes() {
+    let buffer = Rc::new(());
+    let mut payload = Payload::empty();
+    payload.park(buffer.clone(), 3);
+    let moved = payload;
+    assert_eq!(Rc::strong_count(&buffer), 2);
+    drop(moved);
+    assert_eq!(Rc::strong_count(&buffer), 1);
+    let mut payload = Payload::empty();
+    payload.park(buffer.clone(), 3);
+    let taken = payload.take_before(4);
+    drop(payload);
+    assert_eq!(Rc::strong_count(&buffer), 2);
+    drop(taken);
+    assert_eq!(Rc::strong_count(&buffer), 1);
 }

@@ -67,9 +67,16 @@ fn take_all(device: &mut dyn Device) -> Vec<Taken> {
     std::iter::from_fn(|| device.pop()).collect()
 }
 
+/// How a batch is submitted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    One,
+    Burst,
+}
+
 /// The driver publishes a batch and decides whether to kick, while the device runs dry, asks to be
 /// kicked, looks again, and sleeps.
-fn no_kick_is_lost(setup: Setup, batch: &'static [usize]) {
+fn no_kick_is_lost(setup: Setup, by: By, batch: &'static [usize]) {
     let kicks = Both::default();
     let seen_kicks = kicks.clone();
     check(setup, move |setup| {
@@ -85,8 +92,9 @@ fn no_kick_is_lost(setup: Setup, batch: &'static [usize]) {
             }
             (device, seen)
         });
-        for &pieces in batch {
-            driver.submit(pieces);
+        match by {
+            By::One => batch.iter().for_each(|&pieces| driver.submit(pieces)),
+            By::Burst => driver.submit_burst(batch),
         }
         let kicked = kicks.see(driver.kick());
         let (mut device, seen) = device.join().unwrap();
@@ -221,6 +229,28 @@ fn a_chain_is_seen_whole_or_not_at_all(setup: Setup, batch: &'static [usize]) {
     seen_sights.assert("the sight of a chain");
 }
 
+/// The same, of a burst: all of its chains, or none.
+fn a_burst_is_seen_whole_or_not_at_all(setup: Setup, burst: &'static [usize]) {
+    let sights = Both::default();
+    let seen_sights = sights.clone();
+    check(setup, move |setup| {
+        let (mut driver, mut device) = setup.make();
+        let sights = sights.clone();
+        let device = thread::spawn(move || {
+            let seen = device.drain();
+            sights.see(seen > 0);
+            (device, seen)
+        });
+        driver.submit_burst(burst);
+        driver.queue.publish();
+        let (mut device, seen) = device.join().unwrap();
+        assert!([0, burst.len()].contains(&seen), "{seen} chains of a burst");
+        assert_eq!(seen + device.drain(), burst.len());
+        driver.close();
+    });
+    seen_sights.assert("the sight of a burst");
+}
+
 /// The driver looks while the device answers, and finds an answer whole or not at all; what was
 /// returned is used again at once.
 fn an_answer_is_seen_whole_or_not_at_all(setup: Setup, pieces: usize) {
@@ -267,13 +297,12 @@ fn an_answer_is_seen_whole_or_not_at_all(setup: Setup, pieces: usize) {
 }
 
 /// As above, as a burst, of a device that returns one chain after the other.
-fn a_burst_takes_whole_answers(setup: Setup) {
+fn a_burst_takes_whole_answers(setup: Setup, chains: &'static [usize]) {
     let sights = Both::default();
     let seen_sights = sights.clone();
     check(setup, move |setup| {
         let (mut driver, mut device) = setup.make();
-        driver.submit(1);
-        driver.submit(2);
+        driver.submit_burst(chains);
         driver.queue.publish();
         let taken = take_all(&mut *device);
         let device = thread::spawn(move || {
@@ -284,7 +313,7 @@ fn a_burst_takes_whole_answers(setup: Setup) {
         let reaped = driver.drain();
         sights.see(reaped > 0);
         device.join().unwrap();
-        assert_eq!(reaped + driver.drain(), 2);
+        assert_eq!(reaped + driver.drain(), chains.len());
         driver.close();
     });
     seen_sights.assert("the sight of an answer");
@@ -338,17 +367,27 @@ macro_rules! models {
             /// Defends: SP-025, PK-016.
             #[test]
             fn no_kick_is_lost() {
-                super::no_kick_is_lost(SETUP, &[1]);
+                super::no_kick_is_lost(SETUP, super::By::One, &[1]);
             }
 
             #[test]
             fn no_kick_is_lost_for_a_chain_of_two() {
-                super::no_kick_is_lost(SETUP, &[2]);
+                super::no_kick_is_lost(SETUP, super::By::One, &[2]);
             }
 
             #[test]
             fn no_kick_is_lost_for_a_batch() {
-                super::no_kick_is_lost(SETUP, &[1, 2]);
+                super::no_kick_is_lost(SETUP, super::By::One, &[1, 2]);
+            }
+
+            #[test]
+            fn no_kick_is_lost_for_a_burst_of_chains() {
+                super::no_kick_is_lost(SETUP, super::By::Burst, &[2]);
+            }
+
+            #[test]
+            fn no_kick_is_lost_for_a_burst() {
+                super::no_kick_is_lost(SETUP, super::By::Burst, &[1, 2]);
             }
 
             #[test]
@@ -377,6 +416,22 @@ macro_rules! models {
                 super::a_chain_is_seen_whole_or_not_at_all(SETUP, &[1, 2]);
             }
 
+            /// Defends: SP-024, PK-010, PK-015.
+            #[test]
+            fn a_burst_is_seen_whole_or_not_at_all() {
+                super::a_burst_is_seen_whole_or_not_at_all(SETUP, &[1, 1, 1]);
+            }
+
+            #[test]
+            fn a_burst_of_chains_is_seen_whole_or_not_at_all() {
+                super::a_burst_is_seen_whole_or_not_at_all(SETUP, &[2, 2]);
+            }
+
+            #[test]
+            fn a_burst_of_any_chains_is_seen_whole_or_not_at_all() {
+                super::a_burst_is_seen_whole_or_not_at_all(SETUP, &[1, 2, 1]);
+            }
+
             #[test]
             fn a_table_is_seen_whole_or_not_at_all() {
                 super::a_table_is_seen_whole_or_not_at_all(SETUP);
@@ -394,7 +449,17 @@ macro_rules! models {
 
             #[test]
             fn a_burst_takes_whole_answers() {
-                super::a_burst_takes_whole_answers(SETUP);
+                super::a_burst_takes_whole_answers(SETUP, &[1, 2]);
+            }
+
+            #[test]
+            fn a_burst_takes_whole_answers_of_one_piece() {
+                super::a_burst_takes_whole_answers(SETUP, &[1, 1, 1]);
+            }
+
+            #[test]
+            fn a_burst_takes_whole_answers_of_several_pieces() {
+                super::a_burst_takes_whole_answers(SETUP, &[2, 2]);
             }
 
             #[test]

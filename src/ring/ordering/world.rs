@@ -196,8 +196,8 @@ impl Setup {
 }
 
 impl Driver {
-    /// Submits a chain of so many pieces.
-    pub(super) fn submit(&mut self, pieces: usize) {
+    /// A chain of so many pieces, with a request in them.
+    fn chain(&mut self, pieces: usize) -> Chain {
         let lens = self.len..self.len + pieces;
         self.len = lens.end;
         let chain = Chain(lens.map(|len| vec![0; len]).collect());
@@ -205,7 +205,20 @@ impl Driver {
             let len = piece.len();
             self.contents.0.set(len * 8, REQUEST | len as u64);
         }
+        chain
+    }
+
+    /// Submits a chain of so many pieces.
+    pub(super) fn submit(&mut self, pieces: usize) {
+        let chain = self.chain(pieces);
         self.queue.submit(chain).unwrap();
+    }
+
+    /// Submits chains of so many pieces each, as a burst.
+    pub(super) fn submit_burst(&mut self, batch: &[usize]) {
+        let chains: Vec<_> = batch.iter().map(|&pieces| self.chain(pieces)).collect();
+        let submitted = self.queue.submit_burst(&mut chains.into_iter()).unwrap();
+        assert_eq!(submitted, batch.len());
     }
 
     /// Publishes; whether the device is to be told.
