@@ -24,6 +24,7 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
             "smoltcp",
             "transport_config",
             "virtqueue_bookkeeping",
+            "virtqueue_bursts",
             "virtqueue_lifetime",
             "virtqueue_ordering",
         ],
@@ -54,6 +55,7 @@ pub(crate) const UNDER_MIRI: &[MiriRun] = &[
         flags: "",
         programs: &[
             "virtqueue_ordering",
+            "virtqueue_bursts",
             "packed",
             LIBRARY_TESTS,
             "virtqueue_hostile",
