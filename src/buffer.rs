@@ -105,7 +105,8 @@ impl Segment {
 ///    value itself is moved: they live behind it, not in it.
 /// 2. Nobody else writes them; when the segment is writable, nobody else reads them either. A
 ///    device's writes may come from another core at any time.
-/// 3. [`count`](Self::count) stays the same.
+/// 3. [`count`](Self::count) stays the same, from when the value is handed over: room is looked for
+///    before a segment is named.
 /// 4. Pointers are derived so that they may be used as their direction says: for writes, from a
 ///    mutable borrow or a raw pointer.
 ///
