@@ -111,6 +111,92 @@ fn goes_on<K: Kind>(platform: &Fake<K>, ring: Ring) {
 }
 
 #[test]
+fn a_burst_asks_nothing_of_an_iterator_that_has_ended() {
+    every_ring!(asks_nothing_more);
+}
+
+/// Chains that are free as a whole are room, too, and none is looked for once there is no buffer.
+fn asks_nothing_more<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    if !plain(ring) {
+        return;
+    }
+    let mut rig = Rig::new(platform, ring.features, &config(8, 65_530));
+    let Rig { queue, maker, .. } = &mut rig;
+    assert_eq!(
+        queue.submit_burst(&mut bufs(maker, &[2]).take(2)).unwrap(),
+        2
+    );
+    queue.kick();
+    assert_eq!(rig.serve_and_drain(), 2);
+    let Rig { queue, maker, .. } = &mut rig;
+    queue.submit(maker.chain(2)).unwrap();
+    // The list has four descriptors then, and where chains are kept whole one is free besides.
+    for numbers in [&[][..], &[4], &[1], &[4, 1], &[2]] {
+        let mut items = numbers.iter().map(|&n| maker.chain(n));
+        let mut ended = false;
+        let mut source = std::iter::from_fn(|| {
+            assert!(!ended, "it has ended");
+            let item = items.next();
+            ended = item.is_none();
+            item
+        });
+        let before = queue.free();
+        let submitted = queue.submit_burst(&mut source);
+        drop(source);
+        match submitted {
+            Ok(submitted) => assert!(submitted <= 2),
+            Err(error) => assert!(matches!(error.rejected.why, Reject::Full { .. })),
+        }
+        assert!(queue.free() <= before);
+    }
+    rig.queue.kick();
+    rig.serve_and_drain();
+    assert_eq!(rig.queue.free(), 8);
+    rig.finish(0);
+}
+
+#[test]
+fn chains_that_stay_whole_make_room_for_any_other() {
+    every_ring!(whole_for_others);
+}
+
+/// Bursts of chains of one length, which fill the ring or do not, and then of another: whatever the
+/// chains are kept as, there is room for as many as fit.
+fn whole_for_others<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    if !plain(ring) {
+        return;
+    }
+    for size in ring.sizes(&[16, 13]).into_iter().take(scaled(2, 1)) {
+        let mut rig = Rig::new(platform, ring.features, &config(size, 65_527));
+        for (lengths, times) in [
+            (2, 3),
+            (3, 4),
+            (1, 2),
+            (4, 3),
+            (2, 1),
+            (3, 3),
+            (5, 2),
+            (2, 2),
+        ] {
+            for most in [2, usize::from(size) / lengths] {
+                for _ in 0..scaled(times, 1) {
+                    let Rig { queue, maker, .. } = &mut rig;
+                    let shape = [lengths];
+                    let mut source = bufs(maker, &shape).take(most);
+                    assert_eq!(queue.submit_burst(&mut source).unwrap(), most);
+                    drop(source);
+                    queue.kick();
+                    assert_eq!(rig.serve_and_drain(), most);
+                    assert_eq!((rig.queue.free(), rig.queue.outstanding()), (size, 0));
+                }
+            }
+        }
+        rig.full_round();
+        rig.finish(0);
+    }
+}
+
+#[test]
 fn a_drain_takes_single_buffers_and_chains_in_every_order() {
     every_ring!(drained_in_every_order);
 }

@@ -477,24 +477,10 @@ impl<P: Platform, T: 'static> Ring<P, T> {
         }
     }
 
-    /// Puts the descriptors of chains that are free as a whole into the list of free ones, each of
-    /// which may be used for another chain.
+    /// As [`Counts::unchain`].
     #[cold]
     pub(crate) fn unchain(&mut self) {
-        let Self { slots, counts, .. } = self;
-        while counts.chained != 0 {
-            let head = counts.chain_head;
-            let Some(&Slot { tail, after, .. }) = slots.get(head as usize) else {
-                return;
-            };
-            if let Some(tail) = slots.get_mut(usize::from(tail)) {
-                tail.next = counts.free_head as u16;
-            }
-            counts.free_head = head;
-            counts.chain_head = after.into();
-            counts.chained = counts.chained.wrapping_sub(counts.chain_len);
-            counts.free = counts.free.wrapping_add(counts.chain_len);
-        }
+        self.counts.unchain(&mut self.slots);
     }
 
     /// Takes the first `len` descriptors of a chain that was never committed out of the ring.

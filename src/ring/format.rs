@@ -165,7 +165,7 @@ pub(crate) trait Format {
 
     /// Bytes that the device says it wrote, where `element` says more than the `written` that the
     /// chain holds.
-    fn excess(&self, element: Element, written: u32) -> u32;
+    fn excess(element: Element, written: u32) -> u32;
 
     /// Goes on behind `element`, whose chain has `len` descriptors.
     fn pass(&self, counts: &mut Counts, len: u16);

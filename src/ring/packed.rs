@@ -414,8 +414,8 @@ impl<'a> Format for Packed<'a> {
     /// The length is reserved unless the used descriptor says `WRITE` (VIRTIO 1.4, 2.8.5): where
     /// the chain holds nothing to write, it may be what the driver left there. Elsewhere it is
     /// believed as far as it goes, since there are devices that never say `WRITE`.
-    #[cold]
-    fn excess(&self, element: Element, written: u32) -> u32 {
+    #[inline(always)] // takes no register of the loops
+    fn excess(element: Element, written: u32) -> u32 {
         let flags = DescriptorFlags::from_bits_retain(element.flags);
         if written == 0 && !flags.contains(DescriptorFlags::WRITE) {
             0

@@ -288,7 +288,7 @@ impl<'a> Format for Split<'a> {
     }
 
     #[inline(always)] // nothing
-    fn excess(&self, element: Element, _: u32) -> u32 {
+    fn excess(element: Element, _: u32) -> u32 {
         element.len
     }
 

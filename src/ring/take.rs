@@ -170,7 +170,8 @@ fn drain_singles<R: Formatted, T, C: FnMut(Used<T>)>(
     (all, f)
 }
 
-/// The same for chains of several descriptors, all of one length, behind a first one that may be any.
+/// The same for other chains, and for lengths that are not honest, until one comes that is for
+/// [`drain_singles`]. Chains that are as long as the one before, if it is short, stay whole.
 #[inline(never)] // as above
 fn drain_chains<R: Formatted, T, C: FnMut(Used<T>)>(
     ring: &R,
@@ -181,27 +182,20 @@ fn drain_chains<R: Formatted, T, C: FnMut(Used<T>)>(
 ) -> Result<(bool, C), Fault> {
     let format = &ring.format();
     let all = burst(counts, keep_taken_chains(format), |counts| {
-        let Some(mark) = format.more(counts, end) else {
-            return Ok(true);
-        };
-        let element = format.element(counts, mark);
-        let used = match counts.take_chain(format, slots, element) {
-            Some(used) => used,
-            None => counts.take_any(format, slots, element, 0)?,
-        };
-        // When there are none, the next that are as long as this one stay whole.
-        let shape = slots
-            .get(usize::from(used.slot))
-            .map_or(0, |slot| slot.shape);
-        if counts.chained == 0 && (2..=FEW as u32).contains(&shape) {
-            counts.chain_len = shape;
-        }
-        f(used);
         let mut reader = format.reader(counts, end);
         while reader.goes_on(counts, end) {
             while let Some(element) = reader.next(counts) {
                 let Some(used) = counts.take_chain(format, slots, element) else {
-                    return Ok(false);
+                    let used = counts.take_any(format, slots, element, 0)?;
+                    let single = counts.learn(slots, &used);
+                    // A device that leaves the length of what it read, as DPDK does in packed
+                    // rings, is likely to go on so.
+                    let back = single && used.written == element.len;
+                    f(used);
+                    if back {
+                        return Ok(false);
+                    }
+                    continue;
                 };
                 f(used);
             }
@@ -308,6 +302,42 @@ impl Counts {
             reply: false,
             assumed: false,
         })
+    }
+
+    /// After a chain that is not as long as those that are free as a whole: should there be none, the
+    /// next that are as long as this one stay whole. Whether it has one descriptor.
+    #[inline(always)] // a few comparisons
+    fn learn<T>(&mut self, slots: &mut [Slot<T>], used: &Used<T>) -> bool {
+        let slot = slots.get(usize::from(used.slot));
+        let shape = slot.map_or(1, |slot| slot.shape);
+        if (2..=FEW as u32).contains(&shape) {
+            // Others are free, which are not that long: they had their time.
+            self.unchain(slots);
+            self.chain_len = shape;
+        }
+        shape == 1
+    }
+
+    /// Puts the descriptors of chains that are free as a whole into the list of free ones, each of
+    /// which may be used for another chain.
+    #[cold]
+    pub(super) fn unchain<T>(&mut self, slots: &mut [Slot<T>]) {
+        while self.chained != 0 {
+            let head = self.chain_head;
+            let Some(slot) = slots.get(head as usize) else {
+                // They are lost; that it ends is worth more.
+                self.chained = 0;
+                return;
+            };
+            let (tail, after) = (usize::from(slot.tail), slot.after);
+            if let Some(tail) = slots.get_mut(tail) {
+                tail.next = self.free_head as u16;
+            }
+            self.free_head = head;
+            self.chain_head = after.into();
+            self.chained = self.chained.saturating_sub(self.chain_len);
+            self.free = self.free.wrapping_add(self.chain_len);
+        }
     }
 
     /// The one look-up of the slot is also the validation: the id is a slot's, the slot holds a
@@ -505,12 +535,12 @@ impl Counts {
     /// Bytes that the device says it wrote into a chain that has room for `writable`, and those that
     /// it can have written.
     #[inline(always)] // a comparison
-    fn claim<F: Format>(&mut self, format: &F, element: Element, writable: u32) -> (u32, u32) {
+    fn claim<F: Format>(&mut self, _: &F, element: Element, writable: u32) -> (u32, u32) {
         if element.len <= writable {
             return (element.len, element.len);
         }
         longer();
-        let claimed = format.excess(element, writable);
+        let claimed = F::excess(element, writable);
         if claimed > writable {
             self.overruns = self.overruns.wrapping_add(1);
         }

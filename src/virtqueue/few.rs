@@ -352,7 +352,7 @@ fn nothing<B>(buf: B) -> Rejected<B> {
 
 /// Submits buffers of [few](is_few) segments, `buf` and those that `bufs` has: while there is room in
 /// the list of free descriptors or, when this is `WHOLE`, while there are chains that are free and as
-/// long. Returns what ended it: nothing, a buffer that is not of this kind, or a rejection.
+/// long. Returns what ended it.
 #[inline(never)] // the loop has all registers for itself
 pub(super) fn add_burst_of_few<
     const WHOLE: bool,
@@ -387,16 +387,20 @@ pub(super) fn add_burst_of_few<
                 counts.free() >= FEW as u32
             };
             if !is_few(buf.count()) || !room {
-                return Some(Ok(buf));
+                return Ended::Odd(buf);
             }
             if let Err(rejected) = way.add::<WHOLE, _>(slots, counts, buf) {
-                return Some(Err(rejected));
+                return Ended::Rejected(rejected);
             }
             way.held = false;
-            if counts.chained() == 0 && counts.free() == 0 {
-                return None;
+            // Where there is room elsewhere, the buffer that is asked for next goes there.
+            if (!WHOLE || counts.chained() == 0) && counts.free() == 0 {
+                return Ended::Full;
             }
-            buf = bufs.next()?;
+            let Some(next) = bufs.next() else {
+                return Ended::Over;
+            };
+            buf = next;
         }
     })
 }

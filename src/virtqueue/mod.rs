@@ -394,6 +394,7 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
         bufs: &mut impl Iterator<Item = B>,
     ) -> Result<usize, BurstError<B>> {
         let mut submitted = 0usize;
+        let mut first = None;
         loop {
             let Core {
                 ring,
@@ -413,21 +414,31 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             let few = P::DIRECT && usize::from(*longest) >= FEW;
             let tables = tables.as_ref();
             let before = counts.next();
-            let odd = with_ring!(format, ring => if *in_order {
-                burst_of::<true, _, _, _>(ring, slots, counts, platform, tables, few, bufs)
+            let ended = with_ring!(format, ring => if *in_order {
+                burst_of::<true, _, _, _>(ring, slots, counts, platform, tables, few, first, bufs)
             } else {
-                burst_of::<false, _, _, _>(ring, slots, counts, platform, tables, few, bufs)
+                burst_of::<false, _, _, _>(ring, slots, counts, platform, tables, few, first, bufs)
             });
+            first = None;
             submitted = submitted.wrapping_add(ring.counts.next().wrapping_sub(before) as usize);
-            let outcome = match odd {
-                // The others are chains that are free as a whole.
-                None if self.core.ring.counts.free() == 0 && self.core.ring.free() != 0 => {
-                    self.core.ring.unchain();
-                    continue;
+            let outcome = match ended {
+                Ended::Over => return Ok(submitted),
+                Ended::Full => {
+                    // What is free are chains that are free as a whole, if anything.
+                    if ring.free() == 0 {
+                        return Ok(submitted);
+                    }
+                    let Some(buf) = bufs.next() else {
+                        return Ok(submitted);
+                    };
+                    if few && ring.counts.has_chain(buf.count()) {
+                        first = Some(buf);
+                        continue;
+                    }
+                    self.submit(buf)
                 }
-                None => return Ok(submitted),
-                Some(Ok(buf)) => self.submit(buf),
-                Some(Err(rejected)) => Err(rejected),
+                Ended::Odd(buf) => self.submit(buf),
+                Ended::Rejected(rejected) => Err(rejected),
             };
             match outcome {
                 Ok(_) => submitted = submitted.wrapping_add(1),
@@ -693,9 +704,10 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     }
 }
 
-/// Submits buffers of one segment, and then those of [few](is_few), while there is room. Returns what
-/// ended it: nothing, a buffer that is of neither kind, or a rejection.
+/// Submits buffers of one segment, and then those of [few](is_few), while there is room; `first`, of
+/// few, before all others. Returns what ended it.
 #[inline(always)] // two calls
+#[allow(clippy::too_many_arguments)] // they are the parts of a queue
 fn burst_of<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
     ring: &R,
     slots: &mut [Slot<B>],
@@ -703,18 +715,22 @@ fn burst_of<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
     platform: &P,
     tables: Option<&TableMemory<P>>,
     few: bool,
+    first: Option<B>,
     bufs: &mut impl Iterator<Item = B>,
 ) -> Ended<B> {
-    let mut buf = match add_burst::<IN_ORDER, _, _, _>(ring, slots, counts, platform, bufs) {
-        Some(Ok(buf)) if few && is_few(buf.count()) => buf,
-        ended => return ended,
+    let mut buf = match first {
+        Some(buf) => buf,
+        None => match add_burst::<IN_ORDER, _, _, _>(ring, slots, counts, platform, bufs) {
+            Ended::Odd(buf) if few && is_few(buf.count()) => buf,
+            ended => return ended,
+        },
     };
     if counts.has_chain(buf.count()) {
         // In order there are none.
         match add_burst_of_few::<true, false, _, _, _>(
             ring, slots, counts, platform, tables, buf, bufs,
         ) {
-            Some(Ok(odd)) if is_few(odd.count()) => buf = odd,
+            Ended::Odd(odd) if is_few(odd.count()) => buf = odd,
             ended => return ended,
         }
     }

@@ -72,7 +72,7 @@ pub(super) fn add_one<P: Platform, B: DmaBuf>(
 }
 
 /// Submits buffers of one segment, on a platform that maps nothing, while there is room. Returns
-/// what ended it: nothing, a buffer that is not of this kind, or a rejection.
+/// what ended it.
 #[inline(never)] // the loop has all registers for itself
 pub(super) fn add_burst<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaBuf>(
     ring: &R,
@@ -87,7 +87,7 @@ pub(super) fn add_burst<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaB
         loop {
             let room = counts.room(start);
             if room == 0 {
-                return None;
+                return Ended::Full;
             }
             if format.holds_next(counts) {
                 let write = |counts: &mut Counts, head, piece| {
@@ -110,8 +110,17 @@ pub(super) fn add_burst<const IN_ORDER: bool, R: Formatted, P: Platform, B: DmaB
     })
 }
 
-/// What ended a burst: nothing, a buffer that is not of one segment, or a rejection.
-pub(super) type Ended<B> = Option<Result<B, Rejected<B>>>;
+/// What ended a burst.
+pub(super) enum Ended<B> {
+    /// There is no other buffer.
+    Over,
+    /// There is no room where this kind of buffer goes, and no other was asked for.
+    Full,
+    /// A buffer of another kind.
+    Odd(B),
+    /// A buffer that was rejected.
+    Rejected(Rejected<B>),
+}
 
 /// Submits the next buffer of a burst.
 #[inline(always)] // as above
@@ -123,17 +132,17 @@ fn add_next<P: Platform, B: DmaBuf>(
     write: impl FnOnce(&mut Counts, u32, Piece),
 ) -> Result<(), Ended<B>> {
     let Some(buf) = bufs.next() else {
-        return Err(None);
+        return Err(Ended::Over);
     };
     if !P::DIRECT || buf.count() != 1 {
-        return Err(Some(Ok(buf)));
+        return Err(Ended::Odd(buf));
     }
     let Some(slot) = slots.get_mut(counts.head_index()) else {
-        return Err(Some(Ok(buf)));
+        return Err(Ended::Odd(buf));
     };
     match add_one(slot, counts, platform, buf, write) {
         Ok(_) => Ok(()),
-        Err(rejected) => Err(Some(Err(rejected))),
+        Err(rejected) => Err(Ended::Rejected(rejected)),
     }
 }
 
