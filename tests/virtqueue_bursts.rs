@@ -134,16 +134,14 @@ fn asks_nothing_more<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for numbers in [&[][..], &[4], &[1], &[4, 1], &[2]] {
         let mut items = numbers.iter().map(|&n| maker.chain(n));
         let mut ended = false;
-        let mut source = std::iter::from_fn(|| {
+        let source = || {
             assert!(!ended, "it has ended");
             let item = items.next();
             ended = item.is_none();
             item
-        });
+        };
         let before = queue.free();
-        let submitted = queue.submit_burst(&mut source);
-        drop(source);
-        match submitted {
+        match queue.submit_burst(&mut std::iter::from_fn(source)) {
             Ok(submitted) => assert!(submitted <= 2),
             Err(error) => assert!(matches!(error.rejected.why, Reject::Full { .. })),
         }
