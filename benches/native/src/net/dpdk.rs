@@ -71,7 +71,8 @@ const fn of_driver(operation: Operation) -> Forward {
     }
 }
 
-/// How long a line of the log may take: on two busy cores, it comes when there is nothing better to do.
+/// How long a line of the log may take: on two busy cores, it comes when there is nothing better to
+/// do.
 const LOG: Duration = Duration::from_secs(20);
 
 struct Pair<'a> {
