@@ -733,13 +733,21 @@ impl<P: Platform> CellMemory<P> {
     /// Room for a header and a reply of so many bytes per slot.
     pub(crate) fn layout(num: u16, header: u16, reply: u16) -> Option<core::alloc::Layout> {
         let size = Self::stride(header, reply).checked_mul(usize::from(num))?;
-        core::alloc::Layout::from_size_align(size, Self::ALIGN).ok()
+        core::alloc::Layout::from_size_align(size, Self::LINE).ok()
     }
 
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    /// What a cell begins at a multiple of.
     const ALIGN: usize = 16;
 
+    /// Bytes from a slot's cells to the next. A reply is written by the device while the driver
+    /// writes the next header: in a line that two slots share, each would wait for the other.
     fn stride(header: u16, reply: u16) -> usize {
-        Self::reply_offset(header) + usize::from(reply).next_multiple_of(Self::ALIGN)
+        let end = Self::reply_offset(header) + usize::from(reply);
+        let align = if reply == 0 { Self::ALIGN } else { Self::LINE };
+        end.next_multiple_of(align)
     }
 
     fn reply_offset(header: u16) -> usize {
