@@ -389,15 +389,20 @@ fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, longest: usize) -> bool 
 /// Puts a header that asks for nothing in front of a frame; false, and no change, where there is no
 /// room for one.
 ///
-/// It is written each time: between two uses the block is the caller's, headroom and all. In a block
-/// that comes from the receiver the device's own header is there.
-#[inline(always)] // two stores, where the length is known
+/// It is looked at each time: between two uses the block is the caller's, headroom and all. It is
+/// written when it is not all zero already. In a block that comes from the receiver the device's own
+/// header is there, and where that is zero its line of cache stays with the device, which reads it
+/// next.
+#[inline(always)] // a load and a comparison, where the length is known
 pub(super) fn put_header<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize) -> bool {
     if !frame.grow_front(header_len) {
         return false;
     }
     let header = frame.as_mut_slice().get_mut(..header_len);
-    header.unwrap_or_default().fill(0);
+    let header = header.unwrap_or_default();
+    if header.iter().fold(0, |all, byte| all | byte) != 0 {
+        header.fill(0);
+    }
     true
 }
 
