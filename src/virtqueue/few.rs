@@ -378,23 +378,25 @@ pub(super) fn add_burst_of_few<
         in_order: IN_ORDER,
         held: format.holds_next(counts),
     };
+    if way.held && !IN_ORDER {
+        // The first of a batch by itself: the loop has no register for what is special with it. (In
+        // order the loop is shorter with it.)
+        match first_of_few::<WHOLE, _, _, _>(&way, slots, counts, buf, bufs) {
+            Ok(next) => buf = next,
+            Err(ended) => return ended,
+        }
+        way.held = false;
+    }
     burst(counts, keep_chains(format), |counts| {
         loop {
-            let room = if WHOLE {
-                counts.has_chain(buf.count())
-            } else {
-                // Room for any that follows spares a comparison with this one's count.
-                counts.free() >= FEW as u32
-            };
-            if !is_few(buf.count()) || !room {
+            if !has_room::<WHOLE>(counts, buf.count()) {
                 return Ended::Odd(buf);
             }
             if let Err(rejected) = way.add::<WHOLE, _>(slots, counts, buf) {
                 return Ended::Rejected(rejected);
             }
             way.held = false;
-            // Where there is room elsewhere, the buffer that is asked for next goes there.
-            if (!WHOLE || counts.chained() == 0) && counts.free() == 0 {
+            if is_full::<WHOLE>(counts) {
                 return Ended::Full;
             }
             let Some(next) = bufs.next() else {
@@ -403,4 +405,44 @@ pub(super) fn add_burst_of_few<
             buf = next;
         }
     })
+}
+
+/// One turn of the loop of [`add_burst_of_few`], and the buffer of the next.
+#[inline(never)] // to be out of the loop
+fn first_of_few<const WHOLE: bool, F: Format, P: Platform, B: DmaBuf>(
+    way: &Way<'_, F, P>,
+    slots: &mut [Slot<B>],
+    counts: &mut Counts,
+    buf: B,
+    bufs: &mut impl Iterator<Item = B>,
+) -> Result<B, Ended<B>> {
+    if !has_room::<WHOLE>(counts, buf.count()) {
+        return Err(Ended::Odd(buf));
+    }
+    if let Err(rejected) = way.add::<WHOLE, _>(slots, counts, buf) {
+        return Err(Ended::Rejected(rejected));
+    }
+    if is_full::<WHOLE>(counts) {
+        return Err(Ended::Full);
+    }
+    bufs.next().ok_or(Ended::Over)
+}
+
+/// Whether there is room for a buffer of few, where a burst puts them.
+#[inline(always)] // a comparison
+fn has_room<const WHOLE: bool>(counts: &Counts, count: usize) -> bool {
+    let room = if WHOLE {
+        counts.has_chain(count)
+    } else {
+        // Room for any that follows spares a comparison with this one's count.
+        counts.free() >= FEW as u32
+    };
+    is_few(count) && room
+}
+
+/// Whether there is no room for another. Where there is room elsewhere, the buffer that is asked for
+/// next goes there.
+#[inline(always)] // a comparison
+fn is_full<const WHOLE: bool>(counts: &Counts) -> bool {
+    (!WHOLE || counts.chained() == 0) && counts.free() == 0
 }
