@@ -5,6 +5,23 @@
 //! register, and [`Transport::take_isr`] returns an [`Isr`], a plain value that an interrupt
 //! handler can hold.
 //!
+//! # Legacy devices
+//! A device from before VIRTIO 1.0, and a transitional one that is reached by its legacy interface,
+//! has another transport, which says [`is_legacy`](Transport::is_legacy). What is different then:
+//!
+//! ```text
+//!                   modern                            legacy
+//!   features        128 bits                          bits 0 to 31, never VERSION_1
+//!   status          FEATURES_OK is set and read back  there is no such bit
+//!   ring            three addresses of 64 bits        one block, told as a page frame number
+//!   size of a queue the driver's, up to a maximum     PCI: the device's; MMIO: as modern
+//!   byte order      little-endian                     the guest's
+//!   configuration   has a generation                  has none: read until two reads agree
+//! ```
+//!
+//! [`init`](crate::init) sees to all of it; a transport tells what it is, and turns the address of
+//! a ring into a [page frame number](QueueAreas::page_frame).
+//!
 //! What this module does not know: rings and buffers.
 
 pub mod config;
@@ -95,6 +112,34 @@ pub struct QueueAreas {
     pub device: DmaAddr,
 }
 
+/// Bytes of a page of a legacy device, whatever a page of the guest is: the address of a ring is
+/// told in such pages, and its used ring is aligned to one (VIRTIO 1.4, 2.7.2 and 4.1.5.1.3.1;
+/// 4.2.4, where the driver chooses both).
+#[doc(alias = "VIRTIO_PCI_VRING_ALIGN")]
+#[doc(alias = "VIRTIO_PCI_QUEUE_ADDR_SHIFT")]
+pub const LEGACY_PAGE_SIZE: u32 = 4096;
+
+impl QueueAreas {
+    /// The number of the page at which the ring of `queue` starts, as a legacy device is told of
+    /// it: the address of the descriptor table in units of [`LEGACY_PAGE_SIZE`]. The other two
+    /// areas follow from it ([`vring_init`](crate::ring::layout::vring_init)).
+    ///
+    /// # Errors
+    /// [`TransportError::QueueAddress`], when the address is not a page's, is 0, which means no
+    /// queue, or is 2^44 or more, which 32 bits cannot tell.
+    #[doc(alias = "QueuePFN")]
+    #[doc(alias = "VIRTIO_PCI_QUEUE_PFN")]
+    pub const fn page_frame(&self, queue: QueueIndex) -> Result<u32, TransportError> {
+        let page = LEGACY_PAGE_SIZE as u64;
+        let addr = self.desc;
+        let frame = addr.0 / page;
+        if frame == 0 || frame > u32::MAX as u64 || addr.0 & (page - 1) != 0 {
+            return Err(TransportError::QueueAddress { queue, addr });
+        }
+        Ok(frame as u32)
+    }
+}
+
 /// Why a transport could not do as it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -121,6 +166,13 @@ pub enum TransportError {
         size: u16,
         /// What was read back.
         got: u16,
+    },
+    /// A legacy device cannot be told where the ring is.
+    QueueAddress {
+        /// The queue.
+        queue: QueueIndex,
+        /// Where the ring is.
+        addr: DmaAddr,
     },
     /// The queue is enabled already.
     QueueInUse {
@@ -182,6 +234,9 @@ pub enum TransportError {
     },
     /// The configuration changed under every attempt to read it.
     ConfigUnstable,
+    /// A legacy device on a big-endian target: its byte order would be the guest's, and this crate
+    /// writes little-endian ones.
+    LegacyByteOrder,
     /// The transport cannot do this at all.
     Unsupported {
         /// What was asked for.
@@ -204,6 +259,12 @@ impl fmt::Display for TransportError {
                 f,
                 "{queue}: size {size} was written and {got} read back; reset the device and ask \
                  for another size"
+            ),
+            Self::QueueAddress { queue, addr } => write!(
+                f,
+                "{queue}: a legacy device cannot be told of a ring at {addr}: it takes a page \
+                 above 0 and below {:#x}; have `Platform::alloc` return memory from there",
+                1u64 << 44
             ),
             Self::QueueInUse { queue } => write!(f, "{queue} is enabled already"),
             Self::QueueNotEnabled { queue } => {
@@ -244,6 +305,11 @@ impl fmt::Display for TransportError {
             Self::ConfigUnstable => {
                 f.write_str("the configuration changed under every attempt to read it")
             }
+            Self::LegacyByteOrder => f.write_str(
+                "a legacy device has the byte order of the guest, which is big-endian here and not \
+                 implemented; give it a modern interface (QEMU: disable-modern=off, or \
+                 virtio-mmio.force-legacy=off)",
+            ),
             Self::Unsupported { what } => write!(f, "the transport does not support {what}"),
         }
     }
@@ -264,13 +330,31 @@ impl core::error::Error for TransportError {}
 ///    nobody else.
 /// 2. [`set_status`](Self::set_status) with [`Status::empty`] resets this device, and
 ///    [`status`](Self::status) then reads as empty only when the device says that the reset is
-///    done: it uses no memory any more.
+///    done: it uses no memory any more. A legacy device has no other way to say so than a status
+///    that reads 0, and has forgotten the page frame number of every queue by then (VIRTIO 1.4,
+///    4.2.4).
 /// 3. [`is_queue_reset`](Self::is_queue_reset) says yes only when the device says that it uses no
 ///    memory of that queue any more.
 #[allow(unsafe_code)] // declares the contract that a transport signs
 pub unsafe trait Transport {
     /// The type of the device.
     fn device_id(&self) -> DeviceId;
+
+    /// Whether the device is driven by its legacy interface. Then it is told nothing of what VIRTIO
+    /// 1.0 brought: features above 31, `FEATURES_OK`, a queue's reset, its three areas one by one.
+    ///
+    /// It is the same for as long as the transport lives. A modern device stays modern when it does
+    /// not offer `VIRTIO_F_VERSION_1`; it cannot be driven.
+    fn is_legacy(&self) -> bool {
+        false
+    }
+
+    /// Whether a queue has exactly [`max_queue_size`](Self::max_queue_size) descriptors, as on a
+    /// legacy PCI device, which takes no other size (VIRTIO 1.4, 4.1.5.1.3.1). Otherwise the driver
+    /// may choose fewer.
+    fn is_queue_size_fixed(&self) -> bool {
+        false
+    }
 
     /// How many queues the device says it has, where the transport can tell.
     fn num_queues(&self) -> Option<u16>;
@@ -281,7 +365,7 @@ pub unsafe trait Transport {
     /// Writes the device status; [`Status::empty`] resets the device.
     fn set_status(&mut self, status: Status);
 
-    /// Reads the feature bits that the device offers.
+    /// Reads the feature bits that the device offers: of a legacy device, bits 0 to 31.
     fn device_features(&mut self) -> Features;
 
     /// Which of [`Features::TRANSPORT`] this transport implements, for this device. The others are
@@ -290,13 +374,20 @@ pub unsafe trait Transport {
         Features::EMPTY
     }
 
-    /// Writes the feature bits that the driver accepts.
+    /// Writes the feature bits that the driver accepts. A legacy device is given none above 31.
     fn set_driver_features(&mut self, features: Features);
 
-    /// The largest size of a queue; 0 when the queue does not exist.
+    /// The largest size of a queue, or its only one ([`is_queue_size_fixed`]); 0 when the queue
+    /// does not exist. A queue that is enabled is not asked for.
+    ///
+    /// [`is_queue_size_fixed`]: Self::is_queue_size_fixed
     fn max_queue_size(&mut self, queue: QueueIndex) -> u16;
 
     /// Programmes a queue and enables it. `vector` is its interrupt vector, `None` for none.
+    ///
+    /// A legacy device is told the [page frame number](QueueAreas::page_frame) of the ring, after
+    /// all else: it may use the queue from then on, before `DRIVER_OK`. Where the size is not
+    /// fixed, it is told the size and an alignment of [`LEGACY_PAGE_SIZE`] before.
     ///
     /// # Errors
     /// Any of the queue or vector variants of [`TransportError`]. After an error the device may or
@@ -304,7 +395,10 @@ pub unsafe trait Transport {
     ///
     /// # Safety
     /// The areas are the ring of a queue of that size, in memory that stays theirs until the device
-    /// has confirmed a reset. [`init`](crate::init) sees to it.
+    /// has confirmed a reset. Of a legacy device, they are one block, as
+    /// [`vring_init`](crate::ring::layout::vring_init) lays it out with an alignment of
+    /// [`LEGACY_PAGE_SIZE`], and the size is the device's where that is fixed.
+    /// [`init`](crate::init) sees to it.
     unsafe fn enable_queue(
         &mut self,
         queue: QueueIndex,
@@ -335,7 +429,7 @@ pub unsafe trait Transport {
     /// [`TransportError::VectorRefused`], [`TransportError::NoVectors`].
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError>;
 
-    /// The configuration generation, where the transport has one.
+    /// The configuration generation, where the transport has one: a legacy one has none.
     fn config_generation(&self) -> Option<u32>;
 
     /// Bytes of device configuration space that the device has.
