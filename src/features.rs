@@ -21,7 +21,7 @@ mod negotiate;
 mod tests;
 
 pub(crate) use negotiate::negotiate_over;
-pub use negotiate::{NegotiateError, Negotiation, Wish, negotiate};
+pub use negotiate::{NegotiateError, Negotiation, Wish, negotiate, negotiate_legacy};
 
 /// The number of a feature bit, 0 to 127.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,9 +157,13 @@ impl Features {
         Feature::RING_RESET,
     ]);
 
-    /// Bits that no device type defines for itself, and that this crate does not implement: legacy
-    /// ones, `VIRTIO_F_SR_IOV`, `VIRTIO_F_ADMIN_VQ`, and those that are reserved (VIRTIO 1.4, 2.2).
-    /// They are accepted from no device, whatever is wished.
+    /// What a legacy device can offer and be given: bits 0 to 31 (VIRTIO 1.4, 4.1.4.10).
+    pub const LEGACY: Self = Self((1 << 32) - 1);
+
+    /// Bits that no device type defines for itself, and that this crate does not implement:
+    /// `VIRTIO_F_NOTIFY_ON_EMPTY`, `VIRTIO_F_SR_IOV`, `VIRTIO_F_ADMIN_VQ`, and those that are
+    /// reserved (VIRTIO 1.4, 2.2). They are accepted from no device, whatever is wished, save that
+    /// `VIRTIO_F_ANY_LAYOUT` is from a legacy one ([`negotiate_legacy`]).
     pub const FOREIGN: Self = {
         // 24 to 41, and 43 to 49; 42 is a device type's.
         let generic = ((1 << 50) - (1 << 24)) & !(1 << 42);

@@ -25,6 +25,7 @@ const PACKED: QueueOptions = {
         in_order: false,
         start: 0,
         most_segments: 0,
+        header: None,
     }
 };
 

@@ -29,6 +29,9 @@ pub struct Wish<'a> {
     pub refuse: Features,
     /// Prerequisites between the features of this device type.
     pub requirements: &'a [Requirement],
+    /// The driver takes legacy devices, too: it keeps to the *Legacy Interface* sections of its
+    /// device type, of which those on framing bind it where `VIRTIO_F_ANY_LAYOUT` is not accepted.
+    pub legacy: bool,
 }
 
 impl Wish<'_> {
@@ -42,6 +45,7 @@ impl Wish<'_> {
             require: Features::EMPTY,
             refuse: Features::EMPTY,
             requirements: &[],
+            legacy: false,
         }
     }
 }
@@ -59,10 +63,16 @@ pub struct Negotiation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NegotiateError {
-    /// The device is older than VIRTIO 1.0: it does not offer `VIRTIO_F_VERSION_1`.
+    /// The device does not offer `VIRTIO_F_VERSION_1`: it is older than VIRTIO 1.0, and its driver
+    /// does not take such devices, or it is not reached by its legacy interface.
     NoVersion1 {
         /// What it offers.
         offered: Features,
+    },
+    /// The driver requires a feature that no legacy device can have.
+    NeedsVersion1 {
+        /// The feature.
+        feature: Feature,
     },
     /// The platform's addresses are translated, and `VIRTIO_F_ACCESS_PLATFORM` is not offered (or
     /// was refused): the device would take them for physical addresses.
@@ -101,8 +111,15 @@ impl fmt::Display for NegotiateError {
             Self::NoVersion1 { offered } => write!(
                 f,
                 "the device offers {offered}, without {}: it is a legacy device; give it a modern \
-                 interface (QEMU: disable-modern=off)",
+                 interface (QEMU: disable-modern=off, or virtio-mmio.force-legacy=off), or reach it \
+                 by the legacy one, with a driver that takes legacy devices",
                 Feature::VERSION_1
+            ),
+            Self::NeedsVersion1 { feature } => write!(
+                f,
+                "the driver needs {feature}, and the device is a legacy one, which has features 0 \
+                 to 31 only; give it a modern interface (QEMU: disable-modern=off, or \
+                 virtio-mmio.force-legacy=off)"
             ),
             Self::NoAccessPlatform { .. } => write!(
                 f,
@@ -178,6 +195,48 @@ pub(crate) fn negotiate_over(
     if access == Access::Translated && !candidates.has(Feature::ACCESS_PLATFORM) {
         return Err(NegotiateError::NoAccessPlatform { offered });
     }
+    settle(offered, candidates, unimplemented, wish)
+}
+
+/// Chooses the features of a legacy device, which has bits 0 to 31 only (VIRTIO 1.4, 2.2.3 and
+/// 6.3). So none is accepted that VIRTIO 1.0 or a later version brought: `VIRTIO_F_VERSION_1`, the
+/// packed ring, `VIRTIO_F_IN_ORDER` and all others from 32 on.
+///
+/// `VIRTIO_F_ANY_LAYOUT` is accepted where it is offered and not refused, as it must be: a driver
+/// that [takes legacy devices](Wish::legacy) does without it, too. `VIRTIO_F_NOTIFY_ON_EMPTY` is
+/// not: no driver here waits for that interrupt. Nor is bit 30.
+///
+/// # Errors
+/// Any [`NegotiateError`]; it names the feature. [`NegotiateError::NoAccessPlatform`], when the
+/// platform translates addresses: a legacy device takes them for physical ones.
+pub fn negotiate_legacy(
+    offered: Features,
+    wish: &Wish<'_>,
+    access: Access,
+) -> Result<Negotiation, NegotiateError> {
+    let offered = offered & Features::LEGACY;
+    if !wish.legacy {
+        return Err(NegotiateError::NoVersion1 { offered });
+    }
+    if access == Access::Translated {
+        return Err(NegotiateError::NoAccessPlatform { offered });
+    }
+    if let Some(feature) = (wish.require - Features::LEGACY).iter().next() {
+        return Err(NegotiateError::NeedsVersion1 { feature });
+    }
+    let always = Feature::ANY_LAYOUT;
+    let unimplemented = Features::FOREIGN.without(always);
+    let candidates = (offered & (wish.want | wish.require | always)) - wish.refuse - unimplemented;
+    settle(offered, candidates, unimplemented, wish)
+}
+
+/// Accepts the candidates, without those that lack what they need.
+fn settle(
+    offered: Features,
+    candidates: Features,
+    unimplemented: Features,
+    wish: &Wish<'_>,
+) -> Result<Negotiation, NegotiateError> {
     let accepted = close(candidates, wish.requirements);
     if let Some(feature) = (wish.require - accepted).iter().next() {
         if offered.has(feature) && unimplemented.has(feature) {

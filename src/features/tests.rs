@@ -173,7 +173,7 @@ fn a_required_feature_that_is_missing_is_named_with_its_reason() {
             require,
             refuse,
             requirements: &TABLE,
-            want: Features::EMPTY,
+            ..Wish::default()
         };
         negotiate(base | offered, &wish, Physical).unwrap_err()
     };

@@ -157,6 +157,25 @@ pub enum QueueError {
         /// Mapping slots lent.
         mappings: usize,
     },
+    /// The device fixes the size of the queue, and no ring has that size: it is above 32768, or, of
+    /// a split ring, not a power of two.
+    FixedSize {
+        /// The queue.
+        queue: QueueIndex,
+        /// The size.
+        size: u16,
+    },
+    /// The device fixes the size of the queue, and the storage that was lent is too short for it.
+    FixedSizeStorage {
+        /// The queue.
+        queue: QueueIndex,
+        /// The size.
+        size: u16,
+        /// Slots lent.
+        slots: usize,
+        /// Mapping slots lent.
+        mappings: usize,
+    },
     /// The layout of the ring.
     Layout(LayoutError),
     /// No device memory.
@@ -180,6 +199,21 @@ impl fmt::Display for QueueError {
                 f,
                 "{queue}: {slots} slots and {mappings} mapping slots were lent, too few for any \
                  queue"
+            ),
+            Self::FixedSize { queue, size } => write!(
+                f,
+                "{queue}: the device has it take exactly {size} descriptors, which no ring has"
+            ),
+            Self::FixedSizeStorage {
+                queue,
+                size,
+                slots,
+                mappings,
+            } => write!(
+                f,
+                "{queue}: the device has it take exactly {size} descriptors, and {slots} slots and \
+                 {mappings} mapping slots were lent; lend {size} slots, and mapping slots for each \
+                 of them where the platform maps"
             ),
             Self::Layout(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),

@@ -15,6 +15,10 @@
 //! `DRIVER_OK`, so that an early kick cannot be written. When a step fails, `FAILED` is set, and
 //! the error gives the transport back.
 //!
+//! A [legacy](Transport::is_legacy) device goes the same way without steps 5 and 6, which it does
+//! not know (3.1.2), when its driver [takes](Wish::legacy) such devices. Its rings are laid out as it
+//! is told of them, in one block, and have the size that it says, where it fixes one.
+//!
 //! A live device lets a queue be [reset on its own](Live::restart_queue), and itself be
 //! [suspended](Live::suspend), where it offers that.
 //!
@@ -27,11 +31,15 @@ mod queue;
 mod queue_reset;
 mod suspend;
 
+#[cfg(all(test, feature = "test-util", not(vring_loom)))]
+mod tests;
+
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::buffer::DmaBuf;
-use crate::features::{Features, Negotiation, Wish, negotiate_over};
+use crate::features::{Features, Negotiation, Wish, negotiate_legacy, negotiate_over};
 use crate::platform::{Platform, Wait};
+use crate::transport::config::check_byte_order;
 use crate::transport::{QueueAreas, QueueIndex, Status, Transport};
 use crate::virtqueue::{Closed, QueueStorage, Virtqueue};
 
@@ -73,11 +81,18 @@ impl Quiesced {
 /// Resets a device and waits for it to say so: step 1.
 ///
 /// # Errors
-/// [`InitFailure::ResetNotConfirmed`], when [`Platform::wait`] gives up.
+/// [`InitFailure::ResetNotConfirmed`], when [`Platform::wait`] gives up;
+/// [`TransportError::LegacyByteOrder`](crate::transport::TransportError::LegacyByteOrder) for a
+/// legacy device on a big-endian target, which is left as it is.
 pub fn reset<P: Platform, T: Transport>(
     mut transport: T,
     platform: &P,
 ) -> Result<Reset<P, T>, InitError<T>> {
+    let order = check_byte_order(transport.is_legacy(), cfg!(target_endian = "big"));
+    if let Err(error) = order {
+        let why = InitFailure::Transport(error);
+        return Err(InitError { transport, why });
+    }
     match quiesce(&mut transport, platform) {
         Ok(()) => Ok(Reset {
             transport,
@@ -125,7 +140,7 @@ impl<P: Platform, T: Transport> Reset<P, T> {
     }
 
     /// Acknowledges the device and agrees on features: steps 2 to 6, each status bit by a write of
-    /// its own, `FEATURES_OK` read back.
+    /// its own, `FEATURES_OK` read back. A legacy device is told its features, and that is all.
     ///
     /// # Errors
     /// [`InitFailure::Features`] and [`InitFailure::FeaturesRefused`]; the status is `FAILED`.
@@ -144,9 +159,15 @@ impl<P: Platform, T: Transport> Reset<P, T> {
         transport.set_status(status);
         status |= Status::DRIVER;
         transport.set_status(status);
-        let offered = transport.device_features();
-        let transport_has = transport.transport_features();
-        let negotiated = negotiate_over(offered, wish, platform.access(), transport_has);
+        let legacy = transport.is_legacy();
+        let mut offered = transport.device_features();
+        let negotiated = if legacy {
+            offered = offered & Features::LEGACY;
+            negotiate_legacy(offered, wish, platform.access())
+        } else {
+            let transport_has = transport.transport_features();
+            negotiate_over(offered, wish, platform.access(), transport_has)
+        };
         let negotiation = match negotiated {
             Ok(negotiation) => negotiation,
             Err(error) => {
@@ -164,17 +185,19 @@ impl<P: Platform, T: Transport> Reset<P, T> {
             negotiation.refused
         );
         transport.set_driver_features(negotiation.accepted);
-        status |= Status::FEATURES_OK;
-        transport.set_status(status);
-        let read = transport.status();
-        if !read.contains(Status::FEATURES_OK) {
-            transport.set_status(status | Status::FAILED);
-            let features = negotiation.accepted;
-            let why = InitFailure::FeaturesRefused {
-                features,
-                status: read,
-            };
-            return Err(InitError { transport, why });
+        if !legacy {
+            status |= Status::FEATURES_OK;
+            transport.set_status(status);
+            let read = transport.status();
+            if !read.contains(Status::FEATURES_OK) {
+                transport.set_status(status | Status::FAILED);
+                let features = negotiation.accepted;
+                let why = InitFailure::FeaturesRefused {
+                    features,
+                    status: read,
+                };
+                return Err(InitError { transport, why });
+            }
         }
         Ok(Negotiated {
             transport,

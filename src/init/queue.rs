@@ -11,7 +11,7 @@ use crate::ring::core::{Memory, Ring, RingOptions};
 use crate::ring::layout::{self, USED_ALIGN_SIZE};
 use crate::ring::storage::{MOST_IN_TABLE, Slot, Storage};
 use crate::shared::{CellMemory, PackedMemory, SplitMemory, TableMemory};
-use crate::transport::{QueueIndex, Transport, TransportError};
+use crate::transport::{LEGACY_PAGE_SIZE, QueueIndex, Transport, TransportError};
 use crate::virtqueue::{MappingSlot, Parts, QueueStorage, Virtqueue};
 
 /// What a queue is to be.
@@ -19,7 +19,8 @@ use crate::virtqueue::{MappingSlot, Parts, QueueStorage, Virtqueue};
 #[non_exhaustive]
 pub struct QueueConfig {
     /// Descriptors wanted, at most. The queue gets as many as this, the device's maximum and lent
-    /// storage allow; a split queue the largest power of two of that.
+    /// storage allow; a split queue the largest power of two of that. Where the device
+    /// [fixes](Transport::is_queue_size_fixed) the size, the queue has that one.
     pub size: u16,
     /// Bytes of a header cell per slot, for [`Virtqueue::submit_with`]; 0: none.
     pub header: u16,
@@ -221,6 +222,18 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     ) -> Result<u16, QueueError> {
         let room = slots.min(self.mapped(mappings, config));
         let room = room.min(usize::from(layout::MAX_QUEUE_SIZE));
+        if self.transport.is_queue_size_fixed() {
+            let size = self.size(queue, config.size)?;
+            if room < usize::from(size) {
+                return Err(QueueError::FixedSizeStorage {
+                    queue,
+                    size,
+                    slots,
+                    mappings,
+                });
+            }
+            return Ok(size);
+        }
         let limit = config.size.min(room as u16);
         if limit == 0 && config.size != 0 {
             return Err(QueueError::Storage {
@@ -233,19 +246,24 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     }
 
     /// The largest size that neither the device nor the driver is below: for a split queue, a power
-    /// of two (VIRTIO 1.4, 2.7).
+    /// of two (VIRTIO 1.4, 2.7). Or the device's, where it takes no other.
     fn size(&mut self, queue: QueueIndex, wanted: u16) -> Result<u16, QueueError> {
         if wanted == 0 {
             return Err(QueueError::ZeroSize { queue });
         }
-        let most = self
-            .transport
-            .max_queue_size(queue)
-            .min(wanted)
-            .min(layout::MAX_QUEUE_SIZE);
+        let packed = self.features.has(Feature::RING_PACKED);
+        let max = self.transport.max_queue_size(queue);
+        let most = max.min(wanted).min(layout::MAX_QUEUE_SIZE);
         match most.checked_ilog2() {
             None => Err(QueueError::Unavailable { queue }),
-            Some(_) if self.features.has(Feature::RING_PACKED) => Ok(most),
+            Some(_) if self.transport.is_queue_size_fixed() => {
+                if max <= layout::MAX_QUEUE_SIZE && (packed || max.is_power_of_two()) {
+                    Ok(max)
+                } else {
+                    Err(QueueError::FixedSize { queue, size: max })
+                }
+            }
+            Some(_) if packed => Ok(most),
             Some(log) => Ok(1 << log),
         }
     }
@@ -342,9 +360,20 @@ impl<P: Platform, T: Transport> Maker<'_, P, T> {
     fn ring_memory(&self, size: u16) -> Result<Memory<P>, QueueError> {
         #[cfg(not(vring_ring = "packed"))]
         if !self.features.has(Feature::RING_PACKED) || cfg!(vring_ring = "split") {
-            let layout = layout::vring_init(size, USED_ALIGN_SIZE).map_err(QueueError::Layout)?;
-            let region = self.region(layout.size(), layout.alignment())?;
-            return SplitMemory::new(region, size, USED_ALIGN_SIZE)
+            let legacy = self.transport.is_legacy();
+            let align = if legacy {
+                LEGACY_PAGE_SIZE as usize
+            } else {
+                USED_ALIGN_SIZE
+            };
+            let layout = layout::vring_init(size, align).map_err(QueueError::Layout)?;
+            let bytes = if legacy {
+                layout.legacy_size()
+            } else {
+                layout.size()
+            };
+            let region = self.region(bytes, layout.alignment())?;
+            return SplitMemory::new(region, size, align)
                 .map(Memory::Split)
                 .map_err(QueueError::Layout);
         }

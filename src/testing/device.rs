@@ -47,6 +47,15 @@ pub enum Generation {
     NeverSettles,
 }
 
+/// What a legacy device lets its driver choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Legacy {
+    /// Not the sizes of queues, as over PCI (VIRTIO 1.4, 4.1.5.1.3.1).
+    FixedSizes,
+    /// The sizes of queues, up to the device's maximum, as over MMIO (VIRTIO 1.4, 4.2.4).
+    ChosenSizes,
+}
+
 /// What a device did or was told, in order. Kicks are counted instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -121,6 +130,25 @@ impl FakeDevice {
     /// With the violations.
     pub fn assert_clean(&self) {
         self.shared.log.assert_clean();
+    }
+
+    /// Is a legacy device. Of the features that it is made to offer, it has bits 0 to 31; it has no
+    /// `FEATURES_OK` and no configuration generation, and is told each ring as the number of the
+    /// page at which it starts.
+    #[must_use]
+    pub fn legacy(self, legacy: Legacy) -> Self {
+        self.registers().legacy = Some(legacy);
+        self
+    }
+
+    /// Expects, as a legacy device without `VIRTIO_F_ANY_LAYOUT`, that the first descriptor of each
+    /// chain of a queue is a header of so many bytes.
+    #[must_use]
+    pub fn header(self, queue: QueueIndex, bytes: u16) -> Self {
+        if let Some(queue) = self.registers().queues.get_mut(usize::from(queue.0)) {
+            queue.header = Some(bytes);
+        }
+        self
     }
 
     /// Offers these features, and no others.

@@ -89,7 +89,8 @@
 //! A [`Violation`] has an id. `ST`, `FE`, `LC`, `CF`, `SP` and `PK` are the driver requirements of
 //! VIRTIO 1.4 on status (2.1), features (2.2, 6), the life of a device (2.4, 3), the reset of a queue
 //! (2.6), the split ring (2.7) and the packed ring (2.8); `PCI` those on what a doorbell carries
-//! (4.1.5.2); `bug-` is what other drivers got wrong. A log is strict: it panics in the driver's call.
+//! (4.1.5.2); with an `L` in the number they are those of the legacy interface, which a
+//! [`FakeDevice::legacy`] has; `bug-` is what other drivers got wrong. A log is strict: it panics in the driver's call.
 //! [`Violations::set_lenient`] makes it collect instead, which suits tests of a driver that has to
 //! survive rather than to please.
 //!
@@ -121,7 +122,7 @@ mod violation;
 
 pub use books::{Counts, POISON};
 pub use bus::{Bus, BusFault};
-pub use device::{Event, FakeDevice, Generation, ResetAnswer, SuspendAnswer};
+pub use device::{Event, FakeDevice, Generation, Legacy, ResetAnswer, SuspendAnswer};
 pub use hostile::{HostileDevice, Move, Rng};
 pub use platform::{Bounce, Bouncing, Direct, Discontiguous, Fake, InPlace, Kind, Pages};
 pub use queue::{Chain, QueueDevice, QueueOptions, Segment};

@@ -32,6 +32,14 @@ unsafe impl Transport for FakeTransport {
         self.device.registers().id
     }
 
+    fn is_legacy(&self) -> bool {
+        self.device.registers().is_legacy()
+    }
+
+    fn is_queue_size_fixed(&self) -> bool {
+        self.device.registers().has_fixed_sizes()
+    }
+
     fn num_queues(&self) -> Option<u16> {
         Some(self.device.registers().queues.len() as u16)
     }
@@ -45,11 +53,14 @@ unsafe impl Transport for FakeTransport {
     }
 
     fn device_features(&mut self) -> Features {
-        self.device.registers().offered
+        self.device.registers().read_features()
     }
 
     fn transport_features(&self) -> Features {
-        Features::TRANSPORT
+        match self.is_legacy() {
+            true => Features::EMPTY,
+            false => Features::TRANSPORT,
+        }
     }
 
     fn set_driver_features(&mut self, features: Features) {

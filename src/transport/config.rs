@@ -13,6 +13,10 @@
 //! half first, for 64, and byte by byte for arrays such as a MAC address. No upper limit is put on
 //! the size of the configuration space; a field beyond its end is an error of that field alone.
 //!
+//! A legacy device has no generation: fields are read until two reads agree (2.5.4). Its integers
+//! are in the byte order of the guest, so that they are refused where that is big-endian
+//! ([`TransportError::LegacyByteOrder`]); bytes have no order, and are read everywhere.
+//!
 //! What this module does not do: it does not judge values. A maximum of 0 queues or a capacity of
 //! 2^64 - 1 is the driver's to refuse.
 
@@ -71,7 +75,7 @@ pub trait Value: Sized + PartialEq + sealed::Sealed {
     /// Reads it once, with the widths that the specification prescribes. It may tear.
     ///
     /// # Errors
-    /// [`TransportError::ConfigOutOfRange`].
+    /// [`TransportError::ConfigOutOfRange`], [`TransportError::LegacyByteOrder`].
     fn read<T: Transport + ?Sized>(transport: &T, offset: usize) -> Result<Self, TransportError>;
 }
 
@@ -87,6 +91,7 @@ macro_rules! value {
                 transport: &T,
                 offset: usize,
             ) -> Result<Self, TransportError> {
+                check_byte_order(transport.is_legacy(), cfg!(target_endian = "big"))?;
                 let mut bytes = [0; size_of::<$int>()];
                 transport.read_config(offset, &mut bytes)?;
                 Ok(<$int>::from_le_bytes(bytes))
@@ -96,6 +101,16 @@ macro_rules! value {
 }
 
 value!(u8 u16 u32 u64);
+
+/// Whether words that driver and device share are little-endian: those of a modern device are, those
+/// of a legacy one are the guest's (VIRTIO 1.4, 2.5.3 and 2.7.3).
+pub(crate) const fn check_byte_order(legacy: bool, big_endian: bool) -> Result<(), TransportError> {
+    if legacy && big_endian {
+        Err(TransportError::LegacyByteOrder)
+    } else {
+        Ok(())
+    }
+}
 
 impl<const N: usize> sealed::Sealed for [u8; N] {}
 impl<const N: usize> Value for [u8; N] {

@@ -484,6 +484,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             require: options.require,
             refuse: options.refuse,
             requirements: REQUIREMENTS,
+            legacy: false,
         };
         let mut negotiated = init::reset(transport, &platform)?.negotiate(&wish)?;
         let features = negotiated.features();

@@ -214,6 +214,13 @@ impl View {
                 format!("the chain at {head}: {count} segments, the device takes {most}"),
             );
         }
+        if let Some((header, id)) = self.options.header {
+            let lens: Vec<u32> = chain.segments.iter().map(|segment| segment.len).collect();
+            if count < 2 || lens[0] != u32::from(header) {
+                let what = format!("pieces of {lens:?} bytes, behind a header of {header}");
+                self.report(id, format!("the chain at {head}: {what}"));
+            }
+        }
         let total = chain.readable() + chain.writable();
         if total > 1 << 32 {
             self.report(

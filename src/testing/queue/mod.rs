@@ -53,6 +53,9 @@ pub struct QueueOptions {
     pub start: u16,
     /// Segments that the device takes in one chain, beside the queue size; 0: any number.
     pub most_segments: u16,
+    /// Bytes of the header in front that is to be a descriptor of its own, with others behind, and
+    /// the statement that says so, as on legacy devices without `VIRTIO_F_ANY_LAYOUT`.
+    pub header: Option<(u16, &'static str)>,
 }
 
 impl QueueOptions {

@@ -9,6 +9,9 @@ use crate::transport::{Status, TransportError};
 
 impl Registers {
     pub(in crate::testing) fn read_generation(&mut self) -> Option<u32> {
+        if self.is_legacy() {
+            return None;
+        }
         match self.generation_kind {
             Generation::Absent => return None,
             Generation::Steady => {}
@@ -44,7 +47,8 @@ impl Registers {
         at: usize,
         src: &[u8],
     ) -> Result<(), TransportError> {
-        if !self.features_ok() {
+        // Legacy drivers write it when they like (VIRTIO 1.4, 3.1.2).
+        if !self.features_ok() && !self.is_legacy() {
             let what = format!("configuration is written in status {:?}", self.status);
             self.violation("LC-003", what);
         }

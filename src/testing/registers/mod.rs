@@ -5,6 +5,7 @@
 
 mod config;
 mod doorbell;
+mod legacy;
 mod status;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -14,7 +15,7 @@ use core::fmt;
 
 use crate::features::{Feature, Features, Requirement};
 use crate::testing::bus::Bus;
-use crate::testing::device::{Event, Generation, ResetAnswer, SuspendAnswer};
+use crate::testing::device::{Event, Generation, Legacy, ResetAnswer, SuspendAnswer};
 use crate::testing::queue::{Leash, QueueDevice, QueueOptions};
 use crate::testing::violation::Violations;
 use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
@@ -24,6 +25,8 @@ pub(in crate::testing) struct Queue {
     pub(in crate::testing) max: u16,
     pub(in crate::testing) start: u16,
     pub(in crate::testing) most_segments: u16,
+    /// Bytes of the header that a legacy device without `VIRTIO_F_ANY_LAYOUT` expects.
+    pub(in crate::testing) header: Option<u16>,
     pub(in crate::testing) vector: Option<u16>,
     pub(in crate::testing) device: Option<QueueDevice>,
     pub(in crate::testing) leash: Option<Leash>,
@@ -48,6 +51,7 @@ impl Queue {
             max,
             start: 0,
             most_segments: 0,
+            header: None,
             vector: None,
             device: None,
             leash: None,
@@ -79,6 +83,7 @@ pub(in crate::testing) struct Registers {
     bus: Bus,
     log: Violations,
     pub(in crate::testing) id: DeviceId,
+    pub(in crate::testing) legacy: Option<Legacy>,
     pub(in crate::testing) offered: Features,
     pub(in crate::testing) accepted: Features,
     pub(in crate::testing) requirements: Vec<Requirement>,
@@ -121,6 +126,7 @@ impl Registers {
             bus,
             log,
             id,
+            legacy: None,
             offered: Feature::VERSION_1.into(),
             accepted: Features::EMPTY,
             requirements: Vec::new(),
@@ -189,6 +195,7 @@ impl Registers {
         let options = QueueOptions {
             start: self.queues[usize::from(index.0)].start,
             most_segments: self.queues[usize::from(index.0)].most_segments,
+            header: self.framed_header(index),
             ..QueueOptions::negotiated(self.accepted)
         };
         if size == 0 || size > max || !(options.packed || size.is_power_of_two()) {
@@ -196,6 +203,10 @@ impl Registers {
             let queue = index;
             return Err(TransportError::QueueSize { queue, size, max });
         }
+        let (areas, size) = match self.legacy {
+            Some(_) => self.legacy_ring(index, size, areas)?,
+            None => (*areas, size),
+        };
         self.check_vector(vector)?;
         let queue = &mut self.queues[usize::from(index.0)];
         if queue.resetting.is_some() {
@@ -211,7 +222,7 @@ impl Registers {
                 .report("bug-66", format!("{index} is enabled twice"));
             return Err(TransportError::QueueInUse { queue: index });
         }
-        match QueueDevice::try_new(&self.bus, size, areas, options, &self.log) {
+        match QueueDevice::try_new(&self.bus, size, &areas, options, &self.log) {
             Ok(device) => queue.device = Some(device),
             Err(violation) => self.log.report(violation.id, violation.what),
         }

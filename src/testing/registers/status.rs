@@ -144,10 +144,18 @@ impl Registers {
                 format!("status {old:?} -> {new:?}: one step at a time"),
             );
         }
+        let before_ok = match self.is_legacy() {
+            true => Status::DRIVER,
+            false => Status::FEATURES_OK,
+        };
+        if self.is_legacy() && added.contains(Status::FEATURES_OK) {
+            let what = format!("status {new:?}: a legacy device has no FEATURES_OK");
+            self.violation("LC-L01", what);
+        }
         let order = [
             (Status::DRIVER, Status::ACKNOWLEDGE, "LC-002b"),
             (Status::FEATURES_OK, Status::DRIVER, "LC-002c"),
-            (Status::DRIVER_OK, Status::FEATURES_OK, "LC-002e"),
+            (Status::DRIVER_OK, before_ok, "LC-002e"),
         ];
         for (step, before, id) in order {
             if added.contains(step) && !new.contains(before) {
@@ -184,13 +192,16 @@ impl Registers {
         }
     }
 
-    /// The driver has agreed on features, and has seen that the device did.
+    /// The driver has agreed on features, and has seen that the device did, where it says so.
     pub(super) fn features_ok(&self) -> bool {
+        if self.is_legacy() {
+            return self.features_written;
+        }
         self.status.contains(Status::FEATURES_OK) && self.features_ok_read
     }
 
     fn judge_features(&self) {
-        let (offered, accepted) = (self.offered, self.accepted);
+        let (offered, accepted) = (self.read_features(), self.accepted);
         if offered.has(Feature::VERSION_1) && !accepted.has(Feature::VERSION_1) {
             self.violation("FE-009", format!("{accepted:?} without VIRTIO_F_VERSION_1"));
         }
@@ -214,11 +225,16 @@ impl Registers {
         if self.status.contains(Status::FEATURES_OK) {
             self.violation("LC-004", format!("{features:?} written after FEATURES_OK"));
         }
-        let foreign = features - self.offered;
+        let foreign = features - self.read_features();
         if !foreign.is_empty() {
             self.violation("FE-001", format!("{foreign:?} was not offered"));
         }
         self.accepted = features;
         self.features_written = true;
+        if self.is_legacy() {
+            // Nothing else ends the negotiation.
+            self.judge_features();
+            self.judge_legacy_features();
+        }
     }
 }

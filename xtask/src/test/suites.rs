@@ -15,6 +15,7 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
             "fake_*",
             "indirect",
             "init",
+            "legacy",
             "life_cycle",
             "memory_faults",
             "net",

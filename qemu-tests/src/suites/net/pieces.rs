@@ -122,7 +122,7 @@ impl Bare {
             // The rest is asked of the network driver.
             require: require & (WANTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM),
             refuse: facts::by_name(&options.refuse)?,
-            requirements: &[],
+            ..Wish::default()
         };
         let reset = init::reset(transport, &Identity).map_err(|error| error.why.to_string())?;
         let negotiated = reset.negotiate(&wish);
