@@ -80,6 +80,16 @@ impl Segment {
         self.direction
     }
 
+    /// Its first `bytes` bytes.
+    #[inline]
+    pub(crate) fn first(self, bytes: usize) -> Self {
+        Self {
+            ptr: self.ptr,
+            len: self.len.min(bytes),
+            direction: self.direction,
+        }
+    }
+
     /// What is left of it behind its first `bytes` bytes.
     #[inline]
     pub(crate) fn advance(self, bytes: usize) -> Self {

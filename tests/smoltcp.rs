@@ -504,6 +504,63 @@ fn a_device_whose_buffers_are_refused_is_reset_and_the_buffer_comes_back() {
     platform.assert_no_leaks();
 }
 
+/// Big-endian guests refuse legacy devices.
+#[cfg(target_endian = "little")]
+#[test]
+fn bug_class_79_a_legacy_device_that_takes_headers_apart_is_served() {
+    use vring::features::Feature;
+    use vring::testing::Legacy;
+
+    let platform = InPlace::new();
+    let device = device(&platform, OFFERED.without(Feature::VERSION_1), 1500)
+        .legacy(Legacy::FixedSizes)
+        .queues(&[8, 8])
+        .header(RECEIVE_QUEUE, 10)
+        .header(TRANSMIT_QUEUE, 10);
+    let mut net = Device::new(driver(&platform, &device, 8, 8)).unwrap();
+    let at_rest = |net: &mut Net<_>| {
+        // What went out comes back when there is no room.
+        drop(net.transmit(NOW));
+        let rx = net.driver().rx();
+        assert_eq!(
+            (rx.outstanding(), rx.room()),
+            (4, 0),
+            "two descriptors each"
+        );
+        assert!(!net.arm(), "frames can come");
+        net.disarm();
+    };
+    for i in 0..50_u8 {
+        at_rest(&mut net);
+        let bytes = [[0; 10].as_slice(), &[i; 60]].concat();
+        device.with_queue(RECEIVE_QUEUE, |queue| {
+            let chain = queue.pop().unwrap();
+            let len = queue.write(&chain, &bytes);
+            queue.complete(chain, len);
+        });
+        let (rx, tx) = net.receive(NOW).unwrap();
+        rx.consume(|frame| assert_eq!(frame, [i; 60]));
+        tx.consume(60, |frame| frame.fill(!i));
+        device.with_queue(TRANSMIT_QUEUE, |queue| {
+            let chain = queue.pop().unwrap();
+            let lens: Vec<_> = chain.segments().iter().map(|segment| segment.len).collect();
+            assert_eq!(lens, [10, 60]);
+            assert_eq!(queue.read(&chain)[10..], [!i; 60]);
+            queue.complete(chain, 0);
+        });
+    }
+    at_rest(&mut net);
+    assert_eq!((net.dropped(), net.fault()), (0, None));
+    assert_eq!(fill(&mut net), 4);
+    let mut came = [0, 0];
+    net.into_driver()
+        .shutdown(|queue, _| came[usize::from(queue.0)] += 1)
+        .unwrap();
+    assert_eq!(came, [4, 4]);
+    device.assert_clean();
+    platform.assert_no_leaks();
+}
+
 #[test]
 fn a_driver_that_is_taken_back_is_whole() {
     let platform = Bouncing::new();

@@ -128,7 +128,7 @@ impl<P: Platform, T: Transport> Device<P, T> {
         // Frames that went out are of interest only to who waits for room.
         let reclaim = !tx.has_room() && tx.arm();
         // When the device has no receive buffer at all, nothing would come.
-        rx.arm() || reclaim || rx.room() == rx.size()
+        rx.arm() || reclaim || rx.outstanding() == 0
     }
 
     /// Asks for no interrupts.

@@ -113,6 +113,12 @@ pub enum Reject {
         /// Bytes of the cell.
         max: u16,
     },
+    /// The first bytes, which a legacy device wants in one descriptor, are in several pieces for it:
+    /// they cross a page of a platform whose pages are not neighbors.
+    Cut {
+        /// How many bytes.
+        at: usize,
+    },
     /// The platform could not map a segment; perhaps it can later.
     Map(DmaError),
     /// The queue is broken until its device is reset.
@@ -153,6 +159,11 @@ impl fmt::Display for Reject {
                     "a header of {size} bytes, where the queue was made for {max}"
                 )
             }
+            Self::Cut { at } => write!(
+                f,
+                "the first {at} bytes are not one piece for the device, as a legacy one wants \
+                 them: have the buffer start further from the end of its page"
+            ),
             Self::Map(error) => error.fmt(f),
             Self::Broken(fault) => write!(f, "the queue does not work until a reset: {fault}"),
         }

@@ -25,6 +25,7 @@
 //! cut to it, and reported with the completion.
 
 mod completion;
+mod cut;
 mod errors;
 mod few;
 mod submit;
@@ -380,6 +381,16 @@ impl<P: Platform, B: DmaBuf> Virtqueue<P, B> {
             });
         }
         self.core.add(header, true, buf)
+    }
+
+    /// Takes a buffer of one segment, whose first `at` bytes are a descriptor of their own, as legacy
+    /// devices without `VIRTIO_F_ANY_LAYOUT` want headers to be (VIRTIO 1.4, 2.7.4.3).
+    ///
+    /// # Errors
+    /// [`Rejected`], as [`submit`](Self::submit); [`Reject::Cut`] when the first bytes are not one
+    /// piece for the device, and [`Reject::Empty`] when a piece has no bytes.
+    pub(crate) fn submit_cut(&mut self, at: usize, buf: B) -> Result<Ticket, Rejected<B>> {
+        self.core.add_cut(at, buf)
     }
 
     /// Takes buffers from `bufs` while there is room for one more descriptor and an item to take.

@@ -347,7 +347,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// Maps a segment, in as many pieces as the platform makes of it, and writes their
     /// descriptors.
     #[inline]
-    fn put_segment(
+    pub(super) fn put_segment(
         &mut self,
         chain: &mut ChainInfo,
         head: u16,
@@ -517,7 +517,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
     /// Unmaps, in reverse, the pieces of a chain that is not to be.
     #[cold]
     #[inline(never)]
-    fn unwind(&mut self, head: u16, chain: &ChainInfo) {
+    pub(super) fn unwind(&mut self, head: u16, chain: &ChainInfo) {
         if !P::DIRECT {
             // The piece that failed may have been mapped and not been written, if there was a place
             // for it: what is behind the last place is another chain's.
@@ -574,7 +574,7 @@ impl<P: Platform, B: DmaBuf> Core<P, B> {
 
 /// A chain that is being laid. Should the platform panic, its mappings end, and its buffer is
 /// dropped; otherwise this is forgotten.
-struct Laying<'a, P: Platform, B: DmaBuf>(&'a mut Core<P, B>, u16);
+pub(super) struct Laying<'a, P: Platform, B: DmaBuf>(pub(super) &'a mut Core<P, B>, pub(super) u16);
 
 impl<P: Platform, B: DmaBuf> Drop for Laying<'_, P, B> {
     #[cold]

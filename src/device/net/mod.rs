@@ -62,6 +62,12 @@
 //! no fence and no doorbell. Any other device may sleep, and only a `kick` asks whether it does.
 //! The two mix: a kick makes up for all that was only published before.
 //!
+//! # Legacy devices
+//!
+//! The driver takes them, too. Their header has 10 bytes, and where they do not offer
+//! `VIRTIO_F_ANY_LAYOUT`, it is a descriptor of its own, so that queues hold half as many frames.
+//! Both cost time: frames go one by one, also in bursts.
+//!
 //! # When something goes wrong
 //!
 //! A queue that the device breaks says so with a [`Fault`], and leaves the
@@ -473,8 +479,12 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             };
             return Err(InitError { transport, why });
         }
-        // Two more that `negotiate` accepts for every driver.
-        let implemented = SUPPORTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
+        // Those that are accepted for every driver, too.
+        let mut implemented = SUPPORTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
+        let legacy = transport.is_legacy();
+        if legacy {
+            implemented |= Feature::ANY_LAYOUT;
+        }
         if let Some(feature) = (options.require - implemented).iter().next() {
             let why = InitFailure::Features(NegotiateError::Unimplemented { feature });
             return Err(InitError { transport, why });
@@ -484,7 +494,7 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             require: options.require,
             refuse: options.refuse,
             requirements: REQUIREMENTS,
-            legacy: false,
+            legacy: true,
         };
         let mut negotiated = init::reset(transport, &platform)?.negotiate(&wish)?;
         let features = negotiated.features();
@@ -532,14 +542,11 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
             return Err(InitError { transport, why });
         };
         let frame = mtu.map_or(0, |mtu| usize::from(mtu).wrapping_add(ETHERNET_HEADER));
+        // Framing requirements of the legacy interface (VIRTIO 1.4, 5.1.9.8).
+        let cut = legacy && !features.has(Feature::ANY_LAYOUT);
         let parts = Parts {
-            rx: Receiver {
-                queue: receive,
-                header_len,
-                buffer_len: header_len.wrapping_add(frame.max(ETHERNET_FRAME)),
-                runts: 0,
-            },
-            tx: Transmitter::new(transmit, header_len, mtu),
+            rx: Receiver::new(receive, header_len, frame.max(ETHERNET_FRAME), cut),
+            tx: Transmitter::new(transmit, header_len, mtu, cut),
             control: Control {
                 live,
                 facts: Facts {

@@ -13,12 +13,18 @@ use crate::virtqueue::{BurstError, Counters, Fault, Reject, Virtqueue, Withdrawn
 /// [`header_len`](Self::header_len) bytes. Give it buffers with [`refill`](Self::refill), whenever
 /// there are some: it does not depend on [`receive`](Self::receive) being called.
 ///
+/// A buffer takes one descriptor; two on a legacy device without `VIRTIO_F_ANY_LAYOUT`, which wants
+/// one for the header (VIRTIO 1.4, 5.1.9.8). Where the header is in the buffer is the same.
+///
 /// Several frames at once cost least with [`receive_burst`](Self::receive_burst).
 pub struct Receiver<P: Platform, M: StableBytesMut> {
     pub(super) queue: Virtqueue<P, Writable<M>>,
     pub(super) header_len: usize,
     pub(super) buffer_len: usize,
-    pub(super) runts: u64,
+    /// Bytes of a buffer that goes the short way, at least: more than any has, where the header is a
+    /// descriptor of its own.
+    plain: usize,
+    runts: u64,
 }
 
 /// A receive buffer that was not taken.
@@ -78,6 +84,29 @@ impl<M> fmt::Display for RefillError<M> {
 impl<M> core::error::Error for RefillError<M> {}
 
 impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
+    /// `frame_len` is the longest frame; `cut` says that the header is a descriptor of its own.
+    pub(super) fn new(
+        queue: Virtqueue<P, Writable<M>>,
+        header_len: usize,
+        frame_len: usize,
+        cut: bool,
+    ) -> Self {
+        let buffer_len = header_len.wrapping_add(frame_len);
+        Self {
+            queue,
+            header_len,
+            buffer_len,
+            plain: if cut { usize::MAX } else { buffer_len },
+            runts: 0,
+        }
+    }
+
+    /// Whether the header is a descriptor of its own: a legacy device wants it so.
+    #[inline]
+    fn is_cut(&self) -> bool {
+        self.plain != self.buffer_len
+    }
+
     /// Bytes of the device's header in front of each frame.
     #[must_use]
     pub fn header_len(&self) -> usize {
@@ -94,13 +123,20 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
     #[inline]
     #[must_use]
     pub fn room(&self) -> u16 {
-        self.queue.free()
+        self.queue.free() >> u32::from(self.is_cut())
     }
 
-    /// Queue size: buffers that can be with the device at once.
+    /// Queue size: so many buffers can be with the device at once, or half as many where each takes
+    /// two descriptors.
     #[must_use]
     pub fn size(&self) -> u16 {
         self.queue.size()
+    }
+
+    /// Buffers that are with the device, or wait to be received.
+    #[must_use]
+    pub fn outstanding(&self) -> u16 {
+        self.queue.outstanding()
     }
 
     /// Where the device finds the ring.
@@ -154,21 +190,16 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
         &mut self,
         buffers: &mut impl Iterator<Item = M>,
     ) -> Result<usize, RefillError<M>> {
-        let needed = self.buffer_len;
         let mut fitting = Fitting {
-            buffers,
-            needed,
+            buffers: &mut *buffers,
+            needed: self.plain,
             short: None,
         };
         let burst = self.queue.submit_burst(&mut fitting);
         // The burst ends with a short buffer, so that there is no other error then.
         match (burst, fitting.short) {
             (Ok(taken), None) => Ok(taken),
-            (Ok(taken), Some(buffer)) => {
-                let len = buffer.bytes().1;
-                let why = RefillFailure::TooSmall { len, needed };
-                Err(RefillError { buffer, taken, why })
-            }
+            (Ok(taken), Some(buffer)) => self.give_rest(buffers, buffer, taken),
             (
                 Err(BurstError {
                     submitted,
@@ -190,14 +221,50 @@ impl<P: Platform, M: StableBytesMut> Receiver<P, M> {
     /// The buffer, and why it was not taken.
     #[inline]
     pub fn give(&mut self, buffer: M) -> Result<(), (M, RefillFailure)> {
-        let len = buffer.bytes().1;
-        if len < self.buffer_len {
-            let needed = self.buffer_len;
-            return Err((buffer, RefillFailure::TooSmall { len, needed }));
+        if buffer.bytes().1 < self.plain {
+            return self.give_odd(buffer);
         }
         match self.queue.submit(Writable(buffer)) {
             Ok(_) => Ok(()),
             Err(rejected) => Err((rejected.buf.0, RefillFailure::Queue(rejected.why))),
+        }
+    }
+
+    /// Gives a buffer that is too short, or whose header is a descriptor of its own.
+    #[cold]
+    #[inline(never)]
+    fn give_odd(&mut self, buffer: M) -> Result<(), (M, RefillFailure)> {
+        let (len, needed) = (buffer.bytes().1, self.buffer_len);
+        if len < needed {
+            return Err((buffer, RefillFailure::TooSmall { len, needed }));
+        }
+        match self.queue.submit_cut(self.header_len, Writable(buffer)) {
+            Ok(_) => Ok(()),
+            Err(rejected) => Err((rejected.buf.0, RefillFailure::Queue(rejected.why))),
+        }
+    }
+
+    /// The rest of a burst of which `taken` were given and `buffer` was not.
+    #[cold]
+    #[inline(never)]
+    fn give_rest(
+        &mut self,
+        buffers: &mut impl Iterator<Item = M>,
+        mut buffer: M,
+        mut taken: usize,
+    ) -> Result<usize, RefillError<M>> {
+        loop {
+            if let Err((buffer, why)) = self.give_odd(buffer) {
+                return Err(RefillError { buffer, taken, why });
+            }
+            taken = taken.wrapping_add(1);
+            buffer = match self.room() {
+                0 => return Ok(taken),
+                _ => match buffers.next() {
+                    Some(next) => next,
+                    None => return Ok(taken),
+                },
+            };
         }
     }
 

@@ -11,8 +11,9 @@ use crate::virtqueue::{BurstError, Counters, Fault, Reject, Rejected, Virtqueue,
 /// Transmits frames, and gives their buffers back later.
 ///
 /// A frame with [`header_len`](Self::header_len) bytes of headroom takes one descriptor; the
-/// header is written in front of it. Another one takes two. Nothing here waits: when the queue is
-/// full, the frame is given back, to be tried again after [`reclaim`](Self::reclaim).
+/// header is written in front of it. Another one takes two, as does every one on a legacy device
+/// without `VIRTIO_F_ANY_LAYOUT` (VIRTIO 1.4, 5.1.9.8). Nothing here waits: when the queue is full,
+/// the frame is given back, to be tried again after [`reclaim`](Self::reclaim).
 ///
 /// Several frames at once cost least with [`transmit_burst`](Self::transmit_burst), behind a
 /// [`make_room`](Self::make_room), which looks for buffers that came back only when the queue is
@@ -23,6 +24,8 @@ pub struct Transmitter<P: Platform, M: StableBytesMut> {
     pub(super) mtu: Option<u16>,
     /// Bytes of a frame that [`Plain`] takes, at most.
     plain: usize,
+    /// The header is a descriptor of its own: a legacy device wants it so.
+    cut: bool,
 }
 
 /// A frame that was not taken, as it was.
@@ -105,26 +108,32 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         queue: Virtqueue<P, Readable<Window<M>>>,
         header_len: usize,
         mtu: Option<u16>,
+        cut: bool,
     ) -> Self {
-        // Where the header is a short one, no frame is plain.
+        // Where the header is a short one, or a descriptor of its own, no frame is plain.
         let longest = longest_untagged(mtu).unwrap_or(usize::MAX);
-        let plain = if header_len == LONG { longest } else { 0 };
+        let plain = if header_len == LONG && !cut {
+            longest
+        } else {
+            0
+        };
         Self {
             queue,
             header_len,
             mtu,
             plain,
+            cut,
         }
     }
 
-    /// Bytes of headroom that spare a descriptor.
+    /// Bytes of headroom that spare a descriptor, save where every frame takes two.
     #[must_use]
     pub fn header_len(&self) -> usize {
         self.header_len
     }
 
-    /// Descriptors that are free: so many frames with headroom find room now. 0 when the queue is
-    /// broken.
+    /// Descriptors that are free: so many frames with headroom find room now, or half as many where
+    /// each takes two. 0 when the queue is broken.
     #[inline]
     #[must_use]
     pub fn room(&self) -> u16 {
@@ -193,7 +202,8 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
         if let Err(why) = self.check_length(frame.as_slice()) {
             return Err(TransmitError { frame, why });
         }
-        let in_front = !frame.as_slice().is_empty() && put_header(&mut frame, self.header_len);
+        let in_front =
+            !self.cut && !frame.as_slice().is_empty() && put_header(&mut frame, self.header_len);
         let submitted = if in_front {
             self.queue.submit(Readable(frame))
         } else {

@@ -19,6 +19,7 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
             "life_cycle",
             "memory_faults",
             "net",
+            "net_legacy",
             "net_recovery",
             "no_alloc",
             "packed",
