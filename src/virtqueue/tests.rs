@@ -4,7 +4,7 @@ use std::boxed::Box;
 use std::time::{Duration, Instant};
 use std::vec;
 
-use super::Virtqueue;
+use super::{Reject, Virtqueue};
 use crate::buffer::Writable;
 use crate::features::{Feature, Features, Wish};
 use crate::init::{self, Live, QueueConfig};
@@ -164,6 +164,54 @@ fn under_order_platform_every_order_is_one_for_hardware_too() {
             counted("event word, then index", [0, 0, 1]);
             let (_, proof) = live.reset().unwrap();
             assert_eq!(queue.close(&proof).unwrap().count(), 0);
+        }
+    }
+}
+
+/// On any ring, though only legacy ones need it.
+#[test]
+fn a_buffer_that_is_cut_is_two_descriptors_of_one_memory() {
+    for ring in RINGS {
+        for features in [
+            ring,
+            ring | Feature::IN_ORDER,
+            ring | Feature::INDIRECT_DESC,
+        ] {
+            let platform = InPlace::new();
+            let (device, live, mut queue) = start(&platform, features);
+            for (at, index) in [(0, 0), (8, 1), (9, 1), (usize::MAX, 1)] {
+                let rejected = queue.submit_cut(at, buffer()).unwrap_err();
+                assert_eq!(rejected.why, Reject::Empty { index });
+            }
+            for round in 1..=10 {
+                // One of another kind between them, so that they start anywhere.
+                queue.submit(buffer()).unwrap();
+                queue.submit_cut(3, buffer()).unwrap();
+                assert_eq!(queue.free(), 1);
+                let (needed, free) = (2, 1);
+                let rejected = queue.submit_cut(3, buffer()).unwrap_err();
+                assert_eq!(rejected.why, Reject::Full { needed, free });
+                queue.kick();
+                let mut lens = vec![];
+                device.serve(Q, |queue, chain| {
+                    lens.push(vec![]);
+                    let pieces = chain.segments().iter();
+                    pieces.for_each(|piece| lens.last_mut().unwrap().push(piece.len));
+                    // It writes after the buffer was moved into the queue.
+                    queue.write(chain, &[round; 8])
+                });
+                assert_eq!(lens, [vec![8], vec![3, 5]], "{features}");
+                for _ in 0..2 {
+                    let done = queue.next_completion().unwrap().unwrap();
+                    assert_eq!(done.written(), 8);
+                    assert_eq!(*done.into_buf().0, [round; 8]);
+                }
+            }
+            queue.submit_cut(7, buffer()).unwrap();
+            let (_, proof) = live.reset().unwrap();
+            assert_eq!(queue.close(&proof).unwrap().count(), 1);
+            device.assert_clean();
+            platform.assert_no_leaks();
         }
     }
 }
