@@ -14,7 +14,7 @@ use vring::transport::pci::{MsixError, PciTransport};
 use vring::transport::{Interrupt, RegisterAccess, Transport};
 
 use super::interrupts;
-use super::{Machine, idle, io_apic, local_apic, pci};
+use super::{Machine, arch, idle, pci};
 
 /// What the handlers of a device note.
 #[derive(Debug, Default)]
@@ -65,14 +65,16 @@ enum Mode {
 pub(crate) enum InterruptError {
     /// MSI-X.
     Msix(MsixError),
-    /// The processor has no vector left.
+    /// The kernel has no vector left.
     NoVector,
+    /// The machine's interrupt controller takes no messages, or no more of them.
+    NoMessage,
     /// The device has no interrupt pin, or the firmware gave it no line.
     NoLine,
-    /// No I/O APIC has the line.
+    /// No interrupt controller has the line.
     Unrouted {
         /// The line.
-        line: u8,
+        line: u32,
     },
     /// The transport has no interrupt status, or somebody has it already.
     NoStatus,
@@ -82,9 +84,13 @@ impl fmt::Display for InterruptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Msix(error) => error.fmt(f),
-            Self::NoVector => f.write_str("the processor has no interrupt vector left"),
+            Self::NoVector => f.write_str("the kernel has no interrupt vector left"),
+            Self::NoMessage => f.write_str(
+                "the machine's interrupt controller takes no messages, or no more of them: use \
+                 interrupts=intx",
+            ),
             Self::NoLine => f.write_str("the device has no interrupt line"),
-            Self::Unrouted { line } => write!(f, "no I/O APIC has interrupt line {line}"),
+            Self::Unrouted { line } => write!(f, "no interrupt controller has line {line}"),
             Self::NoStatus => f.write_str("the transport has no interrupt status to read"),
         }
     }
@@ -120,8 +126,8 @@ impl DeviceInterrupts {
                     &noted.config
                 });
             });
-            let message = local_apic::message(vector.ok_or(InterruptError::NoVector)?);
-            table.set(entry, message)?;
+            let message = arch::message(vector.ok_or(InterruptError::NoVector)?);
+            table.set(entry, message.ok_or(InterruptError::NoMessage)?)?;
             table.unmask(entry)?;
         }
         let mode = Mode::Messages {
@@ -136,8 +142,6 @@ impl DeviceInterrupts {
         machine: &Machine,
         transport: &mut PciTransport<A>,
     ) -> Result<Self, InterruptError> {
-        let line = machine.pci.interrupt_line(transport.address());
-        let line = line.ok_or(InterruptError::NoLine)?;
         let isr = transport.take_isr().ok_or(InterruptError::NoStatus)?;
         let noted = Arc::<Noted>::default();
         let handler = {
@@ -154,11 +158,8 @@ impl DeviceInterrupts {
             }
         };
         let vector = interrupts::allocate(handler).ok_or(InterruptError::NoVector)?;
-        if io_apic::route(&machine.firmware, line, vector) {
-            Ok(Self::new(Mode::Line, noted))
-        } else {
-            Err(InterruptError::Unrouted { line })
-        }
+        arch::route(machine, transport.address(), vector)?;
+        Ok(Self::new(Mode::Line, noted))
     }
 
     fn new(mode: Mode, noted: Arc<Noted>) -> Self {

@@ -1,23 +1,11 @@
-//! The ways out: a verdict through `isa-debug-exit`, and the end after a panic or an exception.
+//! The ways out: a verdict for the harness, and the end after a panic or an exception.
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 
-use vring_protocol::{DEBUG_EXIT_PORT, EVENT_PREFIX, EXIT_FAILED};
-use x86_64::instructions::{hlt, interrupts, port::Port};
+use vring_protocol::{EVENT_PREFIX, EXIT_FAILED};
 
-use super::serial;
-
-/// Ends QEMU. Without the exit device the processor halts for good.
-pub(crate) fn with(code: u8) -> ! {
-    let mut port = Port::<u8>::new(DEBUG_EXIT_PORT);
-    // SAFETY: the port is the exit device's or nobody's.
-    unsafe { port.write(code) };
-    interrupts::disable();
-    loop {
-        hlt();
-    }
-}
+use super::{arch, serial};
 
 /// Text as the inside of a JSON string, without the heap.
 struct Escaped<'a>(fmt::Arguments<'a>);
@@ -43,14 +31,14 @@ impl fmt::Display for Escaped<'_> {
 ///
 /// Whatever led here may hold the serial port's lock or have ruined the heap: this uses neither.
 pub(super) fn failed(check: &str, seen: fmt::Arguments<'_>) -> ! {
-    interrupts::disable();
+    arch::cpu::disable_interrupts();
     serial::print_now(format_args!("\ntest {check} ... FAILED\n{seen}\n"));
     serial::print_now(format_args!(
         "{EVENT_PREFIX}{{\"event\":\"failure\",\"check\":\"{check}\",\"expected\":\"none\",\
          \"seen\":\"{}\",\"hint\":\"the serial log above\"}}\n",
         Escaped(seen)
     ));
-    with(EXIT_FAILED)
+    arch::exit(EXIT_FAILED)
 }
 
 #[panic_handler]

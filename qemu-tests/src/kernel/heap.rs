@@ -3,20 +3,19 @@
 //! Physical and virtual addresses are the same in this kernel, so what the heap hands out is also
 //! what a device can be given.
 
+use core::ops::Range;
+
 use spin::Mutex;
 use talc::TalcLock;
 use talc::source::Manual;
 
-use super::boot::BootInfo;
-
 #[global_allocator]
 static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
 
-/// Gives the heap its memory and returns how many bytes that is.
+/// Gives the heap its memory, which is nobody else's, and returns how many bytes that is.
 ///
 /// Interrupt handlers must not allocate: the lock does not keep interrupts off.
-pub(super) fn init(boot: &BootInfo) -> usize {
-    let range = boot.largest_free_range();
+pub(super) fn init(range: Range<u64>) -> usize {
     let size = (range.end - range.start) as usize;
     let start = range.start as usize as *mut u8;
     // SAFETY: the firmware says that this is memory, nothing else uses it, and it stays mapped.

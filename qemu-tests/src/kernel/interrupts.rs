@@ -1,5 +1,8 @@
 //! Interrupt vectors: who handles which, and how often each was raised.
 //!
+//! A vector is this kernel's number for a source of interrupts. The architecture knows which of the
+//! interrupt controller's numbers it goes by.
+//!
 //! A handler runs with interrupts off and must neither allocate nor print: it reads or writes what
 //! its device needs to fall silent, notes that there is work, and returns.
 
@@ -8,19 +11,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use spin::Once;
 
-use super::local_apic;
-
-/// The first vector that is not an exception.
-pub(super) const FIRST_VECTOR: u8 = 32;
-
-/// Where the masked 8259s would deliver, should they ever: 16 vectors that are left alone.
-pub(super) const LEGACY_VECTOR: u8 = FIRST_VECTOR;
-
-/// The local APIC's spurious interrupt, which must not be acknowledged.
-pub(super) const SPURIOUS_VECTOR: u8 = 255;
-
-/// The first vector that [`allocate`] hands out.
-const FIRST_FREE: u8 = LEGACY_VECTOR + 16;
+use super::arch::VECTORS;
 
 type Handler = dyn Fn() + Send + Sync;
 
@@ -35,7 +26,7 @@ static SLOTS: [Slot; 256] = [const {
         count: AtomicU64::new(0),
     }
 }; 256];
-static NEXT: AtomicU8 = AtomicU8::new(FIRST_FREE);
+static NEXT: AtomicU8 = AtomicU8::new(*VECTORS.start());
 
 /// An interrupt vector with a handler, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +46,7 @@ impl Vector {
 
 /// Gives `handler` a vector; `None` when there is none left.
 pub(crate) fn allocate(handler: impl Fn() + Send + Sync + 'static) -> Option<Vector> {
-    let next = |vector: u8| (vector < SPURIOUS_VECTOR).then(|| vector + 1);
+    let next = |vector: u8| VECTORS.contains(&vector).then(|| vector.wrapping_add(1));
     let vector = NEXT
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
         .ok()?;
@@ -65,16 +56,12 @@ pub(crate) fn allocate(handler: impl Fn() + Send + Sync + 'static) -> Option<Vec
     Some(Vector(vector))
 }
 
-/// Calls the handler. The end of the interrupt is signaled after it, so that a level-triggered
-/// line has been taken down by then.
+/// Calls the handler, and counts. The architecture signals the end of the interrupt after it, so
+/// that a level-triggered line has been taken down by then.
 pub(super) fn dispatch(vector: u8) {
     let slot = &SLOTS[usize::from(vector)];
     slot.count.fetch_add(1, Ordering::Relaxed);
-    if vector == SPURIOUS_VECTOR {
-        return;
-    }
     if let Some(handler) = slot.handler.get() {
         handler();
     }
-    local_apic::end_of_interrupt();
 }

@@ -1,17 +1,10 @@
-//! The kernel proper, in the order in which [`main`] brings it up.
+//! The kernel proper, in the order in which [`run`] brings it up.
 
-mod acpi;
-mod boot;
-mod exceptions;
 mod exit;
-mod gdt;
 mod heap;
-mod io_apic;
-mod legacy_pic;
-mod local_apic;
-mod paging;
-mod pit;
+mod memory;
 
+pub(crate) mod arch;
 pub(crate) mod clock;
 pub(crate) mod device_interrupts;
 pub(crate) mod idle;
@@ -20,6 +13,7 @@ pub(crate) mod pci;
 pub(crate) mod platform;
 pub(crate) mod serial;
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -28,12 +22,12 @@ use vring_protocol::{Event, Options, VERSION};
 
 use crate::report::{self, Report};
 use crate::suites;
-use acpi::Firmware;
+use arch::{BootInfo, Firmware};
 use pci::ConfigSpace;
 
 /// What bring-up found out and the suites use.
 pub(crate) struct Machine {
-    /// What the ACPI tables said.
+    /// What the firmware said.
     pub(crate) firmware: Firmware,
     /// All memory that there is: what is elsewhere may be a device's.
     pub(crate) ram: Vec<Range<u64>>,
@@ -43,38 +37,50 @@ pub(crate) struct Machine {
     pub(crate) heap_bytes: usize,
 }
 
-/// Called by the boot code on the boot stack, with the physical address of the start info.
-extern "C" fn main(start_info: u32) -> ! {
-    serial::init();
-    gdt::init();
-    exceptions::init();
+/// Whether the firmware described what this kernel needs.
+pub(crate) struct FirmwareCheck {
+    /// Name of the check.
+    pub(crate) name: &'static str,
+    /// Whether it did.
+    pub(crate) complete: bool,
+    /// What is needed.
+    pub(crate) expected: &'static str,
+    /// What was described.
+    pub(crate) seen: String,
+    /// Where to look.
+    pub(crate) hint: &'static str,
+}
 
-    // SAFETY: the boot code passes on what the firmware gave it.
-    let boot = unsafe { boot::BootInfo::read(start_info) };
-    let heap_bytes = heap::init(&boot);
-    paging::guard_boot_stack();
-    clock::init();
+/// Called by the architecture's boot code on the boot stack, memory mapped to itself; `boot` reads
+/// what the boot loader left.
+pub(crate) fn run(boot: impl FnOnce() -> BootInfo) -> ! {
+    serial::init();
+    arch::init_exceptions();
+
+    let boot = boot();
+    let heap_bytes = heap::init(boot.largest_free_range());
+    arch::memory::guard_boot_stack();
 
     // Nothing of the boot information is used after the heap may have overwritten it.
     let command_line = boot.command_line();
-    let firmware = Firmware::read(boot.rsdp);
-    legacy_pic::disable();
-    local_apic::init(firmware.local_apic);
-    io_apic::init(&firmware.io_apics);
+    let ram = boot.ram();
+    let firmware = Firmware::read(&boot);
+    clock::init(arch::clock::frequency(&firmware));
+    arch::init_interrupts(&firmware);
     idle::init();
-    x86_64::instructions::interrupts::enable();
+    arch::cpu::enable_interrupts();
     info!("command line: {command_line}");
     info!("heap: {} MiB", heap_bytes >> 20);
 
     let machine = Machine {
-        ram: boot.ram(),
+        ram,
         pci: ConfigSpace::new(&firmware.ecam),
         firmware,
         heap_bytes,
     };
     report::event(&Event::Hello {
         version: VERSION,
-        arch: "x86_64".into(),
+        arch: arch::NAME.into(),
         pci_access: machine.pci.name().into(),
     });
     let mut report = Report::new();
@@ -87,5 +93,5 @@ extern "C" fn main(start_info: u32) -> ! {
             "qemu-tests/protocol/src/lib.rs",
         ),
     }
-    exit::with(report.finish())
+    arch::exit(report.finish())
 }

@@ -3,29 +3,44 @@
 //! The crate brings both ways to configuration space. The kernel says which one the machine has,
 //! and where; and it refuses to take for device registers what is memory.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use core::ptr::NonNull;
 
 use vring::transport::Registers;
-use vring::transport::pci::{self, Address, ConfigAccess, Function, NativePorts, PortIo};
+use vring::transport::pci::{self, Address, ConfigAccess, Function};
 
-use super::{Machine, acpi, paging};
+use super::Machine;
+use super::arch::{self, memory};
+
+/// A window onto the configuration space of some buses, as the firmware describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct EcamWindow {
+    /// The PCI segment group.
+    pub(crate) segment: u16,
+    /// The buses.
+    pub(crate) buses: RangeInclusive<u8>,
+    /// Physical address of bus 0, whether or not that is among them.
+    pub(crate) base: u64,
+}
 
 /// PCI configuration space.
 pub(crate) enum ConfigSpace {
     /// Mapped into memory, a window for some buses each.
     Ecam(Vec<pci::Ecam>),
     /// Behind the ports 0xcf8 and 0xcfc.
-    Ports(PortIo<NativePorts>),
+    Ports(Box<dyn ConfigAccess>),
+    /// Not to be reached: a machine without PCI.
+    Absent,
 }
 
 impl ConfigSpace {
     /// Maps the windows that the firmware describes, or without any takes the ports.
-    pub(super) fn new(windows: &[acpi::Ecam]) -> Self {
+    pub(super) fn new(windows: &[EcamWindow]) -> Self {
         let ecam: Vec<_> = windows.iter().filter_map(map_window).collect();
         if ecam.is_empty() {
-            // SAFETY: a PC; the kernel uses these ports only through this value.
-            Self::Ports(PortIo::new(unsafe { NativePorts::new() }))
+            arch::config_ports().map_or(Self::Absent, Self::Ports)
         } else {
             Self::Ecam(ecam)
         }
@@ -36,6 +51,7 @@ impl ConfigSpace {
         match self {
             Self::Ecam(_) => "ecam",
             Self::Ports(_) => "cf8",
+            Self::Absent => "none",
         }
     }
 
@@ -43,20 +59,14 @@ impl ConfigSpace {
     pub(crate) fn functions(&self) -> impl Iterator<Item = Function> {
         pci::scan(self)
     }
-
-    /// The ISA interrupt line that the firmware gave the function's INTx pin, if it has either.
-    pub(crate) fn interrupt_line(&self, address: Address) -> Option<u8> {
-        let [line, pin, ..] = self.read32(address, 0x3c).to_le_bytes();
-        (pin != 0 && line < 16).then_some(line)
-    }
 }
 
 /// Maps the registers of a window's buses.
-fn map_window(window: &acpi::Ecam) -> Option<pci::Ecam> {
+fn map_window(window: &EcamWindow) -> Option<pci::Ecam> {
     let buses = window.buses.clone();
     let len = buses.len() << 20;
     let start = window.base + (u64::from(*buses.start()) << 20);
-    paging::map_device(start, len as u64);
+    memory::map_device(start, len as u64);
     let base = NonNull::new(start as *mut u8)?;
     // SAFETY: the firmware's word that configuration space is there; it stays mapped, and the
     // kernel reaches it only through this value.
@@ -68,10 +78,10 @@ fn map_window(window: &acpi::Ecam) -> Option<pci::Ecam> {
 pub(crate) fn map_registers(machine: &Machine, address: u64, len: usize) -> Option<Registers> {
     let end = address.checked_add(len as u64)?;
     let is_memory = |ram: &core::ops::Range<u64>| address < ram.end && ram.start < end;
-    if end > paging::HIGHEST || machine.ram.iter().any(is_memory) {
+    if end > memory::HIGHEST || machine.ram.iter().any(is_memory) {
         return None;
     }
-    paging::map_device(address, len as u64);
+    memory::map_device(address, len as u64);
     let base = NonNull::new(address as *mut u8)?;
     // SAFETY: mapped for good, not memory, and asked for by the one transport of the device.
     Some(unsafe { Registers::new(base, len) })
@@ -87,6 +97,7 @@ macro_rules! forward {
                     .map(|window| window.$read(address, register))
                     .fold(<$word>::MAX, core::ops::BitAnd::bitand),
                 Self::Ports(ports) => ports.$read(address, register),
+                Self::Absent => <$word>::MAX,
             }
         }
 
@@ -96,6 +107,7 @@ macro_rules! forward {
                     .iter()
                     .for_each(|window| window.$write(address, register, value)),
                 Self::Ports(ports) => ports.$write(address, register, value),
+                Self::Absent => {}
             }
         }
     )*};

@@ -7,12 +7,10 @@ use core::fmt::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
-use uart_16550::backend::PioBackend;
-use uart_16550::{BaudRate, Config, Uart16550Tty};
 
-const COM1: u16 = 0x3f8;
+use super::arch::{self, Console};
 
-static PORT: Mutex<Option<Uart16550Tty<PioBackend>>> = Mutex::new(None);
+static PORT: Mutex<Option<Console>> = Mutex::new(None);
 
 struct SerialLog;
 
@@ -35,20 +33,11 @@ impl Log for SerialLog {
 
 /// Opens the port. Without one the kernel runs on in silence, and the harness sees a time limit.
 pub(super) fn init() {
-    *PORT.lock() = open();
+    *PORT.lock() = arch::console();
     // Fails only when a logger is set already.
     if log::set_logger(&SerialLog).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
-}
-
-fn open() -> Option<Uart16550Tty<PioBackend>> {
-    let config = Config {
-        baud_rate: BaudRate::Baud115200,
-        ..Config::DEFAULT
-    };
-    // SAFETY: COM1 is a serial port or nothing on every PC, and this kernel has it to itself.
-    unsafe { Uart16550Tty::new_port(COM1, config) }.ok()
 }
 
 /// Writes to the port, one caller at a time. Not for interrupt handlers.
@@ -61,7 +50,7 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 
 /// Writes without regard for whoever holds the port: last words only.
 pub(crate) fn print_now(text: fmt::Arguments<'_>) {
-    if let Some(mut port) = open() {
+    if let Some(mut port) = arch::console() {
         let _ = port.write_fmt(text);
     }
 }

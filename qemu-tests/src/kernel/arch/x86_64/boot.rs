@@ -12,7 +12,7 @@ use core::arch::global_asm;
 use core::ffi::CStr;
 use core::ops::Range;
 
-use super::main;
+use crate::kernel::{self, memory};
 
 global_asm!(
     r#"
@@ -108,14 +108,10 @@ boot_pd:   .skip 4 * 4096
     main = sym main,
 );
 
-unsafe extern "C" {
-    static kernel_start: u8;
-    static kernel_end: u8;
-}
-
-/// The memory that the kernel's image, zeroed data and stack occupy.
-fn kernel_image() -> Range<u64> {
-    (&raw const kernel_start).addr() as u64..(&raw const kernel_end).addr() as u64
+/// Called on the boot stack, with the physical address of the start info.
+extern "C" fn main(start_info: u32) -> ! {
+    // SAFETY: the boot code passes on what the firmware gave it.
+    kernel::run(|| unsafe { BootInfo::read(start_info) })
 }
 
 /// `hvm_start_info` of Xen's `start_info.h`, version 1.
@@ -149,7 +145,7 @@ struct MemoryMapEntry {
 const RAM: u32 = 1;
 
 /// The firmware's word on the machine, still in the firmware's memory.
-pub(super) struct BootInfo {
+pub(crate) struct BootInfo {
     command_line: &'static CStr,
     memory_map: &'static [MemoryMapEntry],
     /// Physical address of the ACPI root pointer.
@@ -161,7 +157,7 @@ impl BootInfo {
     ///
     /// # Safety
     /// `address` is what the PVH entry received in `ebx`, and paging maps it to itself.
-    pub(super) unsafe fn read(address: u32) -> Self {
+    unsafe fn read(address: u32) -> Self {
         let info = address as usize as *const StartInfo;
         // SAFETY: by the protocol that is where the start info is.
         let info = unsafe { info.read() };
@@ -184,34 +180,26 @@ impl BootInfo {
     }
 
     /// A copy of the kernel command line.
-    pub(super) fn command_line(&self) -> String {
+    pub(crate) fn command_line(&self) -> String {
         self.command_line.to_string_lossy().into_owned()
     }
 
     /// All memory that there is.
-    pub(super) fn ram(&self) -> Vec<Range<u64>> {
+    fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         let ram = self.memory_map.iter().filter(|entry| entry.kind == RAM);
         ram.map(|entry| entry.start..entry.start.saturating_add(entry.size))
-            .collect()
+    }
+
+    /// All memory that there is, as a list.
+    pub(crate) fn ram(&self) -> Vec<Range<u64>> {
+        self.ranges().collect()
     }
 
     /// The largest piece of memory below 4 GiB that nothing occupies.
     ///
     /// The first MiB is left alone: the firmware keeps the start info there.
-    pub(super) fn largest_free_range(&self) -> Range<u64> {
-        let image = kernel_image();
-        let mut best = 0..0;
-        for entry in self.memory_map.iter().filter(|entry| entry.kind == RAM) {
-            let start = entry.start.max(1 << 20);
-            let end = entry.start.saturating_add(entry.size).min(1 << 32);
-            let below = start..end.min(image.start);
-            let above = start.max(image.end)..end;
-            for range in [below, above] {
-                if range.end.saturating_sub(range.start) > best.end - best.start {
-                    best = range;
-                }
-            }
-        }
-        best
+    pub(crate) fn largest_free_range(&self) -> Range<u64> {
+        let taken = [0..1 << 20, memory::kernel_image(), 1 << 32..u64::MAX];
+        memory::largest_free(self.ranges(), &taken)
     }
 }

@@ -2,7 +2,7 @@
 
 use x86_64::instructions::port::Port;
 
-use super::interrupts::LEGACY_VECTOR;
+use super::LEGACY_VECTOR;
 
 /// Command and data ports of the first and the second chip.
 const CHIPS: [(u16, u16); 2] = [(0x20, 0x21), (0xa0, 0xa1)];

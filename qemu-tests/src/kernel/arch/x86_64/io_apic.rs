@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use spin::{Mutex, Once};
 
 use super::acpi::{self, Firmware};
-use super::interrupts::Vector;
-use super::{local_apic, paging};
+use super::{local_apic, memory};
+use crate::kernel::interrupts::Vector;
 
 /// Offsets of the index and the data register.
 const SELECT: usize = 0x00;
@@ -36,7 +36,7 @@ static IO_APICS: Once<Mutex<Vec<IoApic>>> = Once::new();
 pub(super) fn init(described: &[acpi::IoApic]) {
     IO_APICS.call_once(|| {
         let found = described.iter().map(|described| {
-            paging::map_device(described.address, 4096);
+            memory::map_device(described.address, 4096);
             let mut io_apic = IoApic {
                 registers: described.address as usize,
                 first: described.first,
@@ -55,7 +55,7 @@ pub(super) fn init(described: &[acpi::IoApic]) {
 /// Routes an ISA interrupt line that PCI functions share (so: level-triggered) to `vector` on this
 /// processor. False when no controller has the line.
 #[must_use]
-pub(crate) fn route(firmware: &Firmware, line: u8, vector: Vector) -> bool {
+pub(super) fn route(firmware: &Firmware, line: u8, vector: Vector) -> bool {
     let input = firmware.isa_input(line);
     let Some(io_apics) = IO_APICS.get() else {
         return false;

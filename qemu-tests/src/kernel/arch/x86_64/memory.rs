@@ -17,7 +17,7 @@ unsafe extern "C" {
 }
 
 /// The end of what can be mapped to itself: the lower half of the address space.
-pub(super) const HIGHEST: u64 = 1 << 47;
+pub(crate) const HIGHEST: u64 = 1 << 47;
 
 /// Serialises changes of the page tables.
 static TABLES: Mutex<()> = Mutex::new(());
@@ -71,7 +71,7 @@ pub(crate) fn map_device(address: u64, len: u64) {
 }
 
 /// Takes the page below the boot stack out of the map, so that an overflow is a fault.
-pub(super) fn guard_boot_stack() {
+pub(crate) fn guard_boot_stack() {
     let guard = VirtAddr::from_ptr(&raw const stack_guard);
     let huge = Page::<Size2MiB>::containing_address(guard);
     let guard = Page::<Size4KiB>::containing_address(guard);

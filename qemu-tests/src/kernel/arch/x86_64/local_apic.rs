@@ -4,15 +4,12 @@
 //! registers where x2APIC is already on. A register has the same number in both; only the way there
 //! differs.
 
-use core::time::Duration;
-
-use log::info;
 use spin::Once;
 use vring::transport::pci::Message;
 use x86_64::registers::model_specific::Msr;
 
-use super::interrupts::{SPURIOUS_VECTOR, Vector};
-use super::{clock, paging};
+use super::{SPURIOUS_VECTOR, clock, memory};
+use crate::kernel::interrupts::Vector;
 
 /// IA32_APIC_BASE: address, bit 11 enables, bit 10 is x2APIC.
 const BASE: Msr = Msr::new(0x1b);
@@ -79,7 +76,7 @@ pub(super) fn init(address: u64) {
     // SAFETY: every x86_64 processor with an APIC has the register; ACPI says there is one.
     let base = unsafe { BASE.read() };
     let registers = if base & BASE_X2APIC == 0 {
-        paging::map_device(address, 4096);
+        memory::map_device(address, 4096);
         let mut register = BASE;
         // SAFETY: sets nothing but the bit that enables the controller where it is.
         unsafe { register.write(base | BASE_ENABLED) };
@@ -112,44 +109,25 @@ pub(super) fn id() -> u32 {
 }
 
 /// The message that raises `vector` on this processor: what goes into an entry of an MSI-X table.
-pub(crate) fn message(vector: Vector) -> Message {
+pub(super) fn message(vector: Vector) -> Message {
     // The processor that boots has a low number, and there is no other one.
     Message::x86(id() as u8, vector.number())
 }
 
-/// The controller's timer, once a deadline.
-pub(super) struct Timer {
-    /// Ticks a nanosecond, times 2^32.
-    scale: u64,
-    vector: Vector,
+/// Gives the controller's timer `vector`, and measures it against the clock for some 10 ms: ticks a
+/// second.
+pub(super) fn start_timer(vector: Vector) -> u64 {
+    let registers = registers();
+    registers.write(TIMER_ENTRY, MASKED);
+    registers.write(TIMER_DIVIDE, DIVIDE_BY_16);
+    registers.write(TIMER_INITIAL, u32::MAX);
+    let frequency = clock::frequency_of(|| u32::MAX - registers.read(TIMER_CURRENT));
+    registers.write(TIMER_INITIAL, 0);
+    registers.write(TIMER_ENTRY, u32::from(vector.number()));
+    frequency
 }
 
-impl Timer {
-    /// Measures the timer against the clock for some 10 ms and gives it `vector`.
-    pub(super) fn new(vector: Vector) -> Self {
-        let registers = registers();
-        registers.write(TIMER_ENTRY, MASKED);
-        registers.write(TIMER_DIVIDE, DIVIDE_BY_16);
-        registers.write(TIMER_INITIAL, u32::MAX);
-        let frequency = clock::frequency_of(|| u32::MAX - registers.read(TIMER_CURRENT));
-        registers.write(TIMER_INITIAL, 0);
-        registers.write(TIMER_ENTRY, u32::from(vector.number()));
-        info!("APIC timer: {} kHz", frequency / 1000);
-        Self {
-            scale: (frequency << 32) / 1_000_000_000,
-            vector,
-        }
-    }
-
-    /// Raises the vector once `after` has passed, or some time before when that is long.
-    pub(super) fn set(&self, after: Duration) {
-        let ticks = (after.as_nanos() * u128::from(self.scale)) >> 32;
-        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX).max(1);
-        registers().write(TIMER_INITIAL, ticks);
-    }
-
-    /// The vector it raises.
-    pub(super) fn vector(&self) -> Vector {
-        self.vector
-    }
+/// Raises the timer's vector after so many ticks.
+pub(super) fn set_timer(ticks: u32) {
+    registers().write(TIMER_INITIAL, ticks);
 }

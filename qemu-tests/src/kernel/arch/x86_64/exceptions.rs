@@ -12,7 +12,8 @@ use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
 use x86_64::structures::idt::{InterruptDescriptorTable, InterruptStackFrameValue};
 
-use super::{exit, gdt, interrupts};
+use super::{FIRST_VECTOR, SPURIOUS_VECTOR, gdt, local_apic};
+use crate::kernel::{exit, interrupts};
 
 // AT&T syntax, in which a symbol's value is written as such and is not a load from it.
 global_asm!(
@@ -114,7 +115,7 @@ pub(super) fn init() {
         let options = unsafe { table.double_fault.set_handler_addr(stub(8)) };
         // SAFETY: `gdt` has filled in that entry, and nothing else runs on that stack.
         unsafe { options.set_stack_index(gdt::DOUBLE_FAULT_STACK) };
-        for vector in interrupts::FIRST_VECTOR..=u8::MAX {
+        for vector in FIRST_VECTOR..=u8::MAX {
             // SAFETY: as above.
             unsafe { table[vector].set_handler_addr(stub(vector)) };
         }
@@ -126,7 +127,12 @@ pub(super) fn init() {
 /// Called by the stubs, interrupts off.
 extern "C" fn enter(frame: &Frame) {
     match u8::try_from(frame.vector) {
-        Ok(vector @ interrupts::FIRST_VECTOR..) => interrupts::dispatch(vector),
+        Ok(vector @ FIRST_VECTOR..) => {
+            interrupts::dispatch(vector);
+            if vector != SPURIOUS_VECTOR {
+                local_apic::end_of_interrupt();
+            }
+        }
         _ => exit::failed(
             "exception",
             format_args!(

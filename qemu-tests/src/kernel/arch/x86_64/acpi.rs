@@ -1,8 +1,8 @@
 //! What the kernel wants to know from the ACPI tables: where PCI configuration space is mapped
 //! (MCFG), and which interrupt controllers there are (MADT).
 
+use alloc::format;
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
 use core::pin::Pin;
 use core::ptr::NonNull;
 
@@ -10,18 +10,9 @@ use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::Mcfg;
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 
-use super::paging;
-
-/// A window onto the configuration space of some buses.
-#[derive(Clone, Debug)]
-pub(crate) struct Ecam {
-    /// The PCI segment group.
-    pub(crate) segment: u16,
-    /// The buses.
-    pub(crate) buses: RangeInclusive<u8>,
-    /// Physical address of bus 0, whether or not that is among them.
-    pub(crate) base: u64,
-}
+use super::{BootInfo, memory};
+use crate::kernel::FirmwareCheck;
+use crate::kernel::pci::EcamWindow;
 
 /// An I/O APIC.
 #[derive(Clone, Debug)]
@@ -45,7 +36,7 @@ pub(crate) struct Input {
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
     /// Windows onto PCI configuration space; none on machines that only have the ports.
-    pub(crate) ecam: Vec<Ecam>,
+    pub(crate) ecam: Vec<EcamWindow>,
     /// Physical address of the local APIC's registers.
     pub(crate) local_apic: u64,
     /// The I/O APICs.
@@ -56,7 +47,8 @@ pub(crate) struct Firmware {
 
 impl Firmware {
     /// Reads the tables from the root pointer on.
-    pub(super) fn read(rsdp: u64) -> Self {
+    pub(crate) fn read(boot: &BootInfo) -> Self {
+        let rsdp = boot.rsdp;
         // SAFETY: the firmware says that the root pointer is there.
         let tables = unsafe { AcpiTables::from_rsdp(Identity, rsdp as usize) }
             .unwrap_or_else(|error| panic!("no ACPI tables at {rsdp:#x}: {error:?}"));
@@ -69,7 +61,7 @@ impl Firmware {
         if let Ok(mcfg) = tables.find_table::<Mcfg>() {
             firmware
                 .ecam
-                .extend(mcfg.entries().iter().map(|entry| Ecam {
+                .extend(mcfg.entries().iter().map(|entry| EcamWindow {
                     segment: entry.pci_segment_group,
                     buses: entry.bus_number_start..=entry.bus_number_end,
                     base: entry.base_address,
@@ -81,6 +73,17 @@ impl Firmware {
         firmware.local_apic = u64::from(madt.get().local_apic_address);
         firmware.add_controllers(madt.get());
         firmware
+    }
+
+    /// What the suites check of it.
+    pub(crate) fn check(&self) -> FirmwareCheck {
+        FirmwareCheck {
+            name: "boot_acpi",
+            complete: self.local_apic != 0 && !self.io_apics.is_empty(),
+            expected: "a local APIC and an I/O APIC",
+            seen: format!("{self:x?}"),
+            hint: "qemu-tests/src/kernel/arch/x86_64/acpi.rs",
+        }
     }
 
     fn add_controllers(&mut self, madt: Pin<&Madt>) {
@@ -124,7 +127,7 @@ struct Identity;
 
 impl AcpiHandler for Identity {
     unsafe fn map_physical_region<T>(&self, start: usize, size: usize) -> PhysicalMapping<Self, T> {
-        paging::map_device(start as u64, size as u64);
+        memory::map_device(start as u64, size as u64);
         let pointer = NonNull::new(start as *mut T).expect("no table is at address 0");
         // SAFETY: the region is mapped to itself, and stays so.
         unsafe { PhysicalMapping::new(start, pointer, size, size, Self) }

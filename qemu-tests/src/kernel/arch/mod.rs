@@ -1,0 +1,29 @@
+//! What differs from one architecture to another, behind one interface.
+//!
+//! Everything outside this folder is the same on all of them. Each architecture's module has:
+//!
+//! | name | what it is |
+//! |---|---|
+//! | `NAME` | its name in the protocol |
+//! | `console() -> Option<Console>` | the serial port, opened anew: a `fmt::Write` |
+//! | `BootInfo` | the boot loader's word: `ram`, `largest_free_range`, `command_line` |
+//! | `Firmware` | what its tables or its tree say, read once: `ecam`, `check` |
+//! | `init_exceptions()` | faults end the run with a failed check from here on |
+//! | `init_interrupts(&Firmware)` | the interrupt controllers, everything masked |
+//! | `memory::{map_device, guard_boot_stack, HIGHEST}` | the identity map beyond what boot made |
+//! | `clock::{counter, frequency}` | a counter that never stops, and its counts a second |
+//! | `cpu::{disable_interrupts, enable_interrupts, enable_interrupts_and_wait}` | this processor |
+//! | `timer::{start, set, silence}` | one interrupt, once a deadline |
+//! | `VECTORS` | the numbers that `interrupts::allocate` hands out |
+//! | `message(Vector) -> Option<Message>` | the MSI-X message that raises a vector |
+//! | `route(&Machine, Address, Vector)` | has a function's INTx line raise a vector |
+//! | `config_ports()` | configuration space where no window is described |
+//! | `exit(code) -> !` | ends QEMU with the status that the protocol gives the code |
+//!
+//! It calls `kernel::run` once at boot, and `interrupts::dispatch` for each interrupt.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86_64::*;

@@ -1,0 +1,99 @@
+//! x86_64: QEMU's q35 and pc, entered by the PVH protocol, described by ACPI.
+
+mod acpi;
+mod boot;
+mod exceptions;
+mod gdt;
+mod io_apic;
+mod legacy_pic;
+mod local_apic;
+mod pit;
+mod uart;
+
+pub(crate) mod clock;
+pub(crate) mod cpu;
+pub(crate) mod memory;
+pub(crate) mod timer;
+
+use alloc::boxed::Box;
+use core::ops::RangeInclusive;
+
+use vring::transport::pci::{Address, ConfigAccess, Message, NativePorts, PortIo};
+use vring_protocol::DEBUG_EXIT_PORT;
+use x86_64::instructions::port::Port;
+
+use crate::kernel::Machine;
+use crate::kernel::device_interrupts::InterruptError;
+use crate::kernel::interrupts::Vector;
+
+pub(crate) use acpi::Firmware;
+pub(crate) use boot::BootInfo;
+pub(crate) use uart::{Console, console};
+
+/// The architecture's name in the protocol.
+pub(crate) const NAME: &str = "x86_64";
+
+/// The first vector that is not an exception.
+const FIRST_VECTOR: u8 = 32;
+
+/// Where the masked 8259s would deliver, should they ever: 16 vectors that are left alone.
+const LEGACY_VECTOR: u8 = FIRST_VECTOR;
+
+/// The local APIC's spurious interrupt, which must not be acknowledged.
+const SPURIOUS_VECTOR: u8 = 255;
+
+/// The vectors that are handed out, by the processor's own numbers.
+pub(crate) const VECTORS: RangeInclusive<u8> = LEGACY_VECTOR + 16..=SPURIOUS_VECTOR - 1;
+
+/// From here on a fault ends the run with a failed check.
+pub(crate) fn init_exceptions() {
+    gdt::init();
+    exceptions::init();
+}
+
+/// Takes over the interrupt controllers, everything masked.
+pub(crate) fn init_interrupts(firmware: &Firmware) {
+    legacy_pic::disable();
+    local_apic::init(firmware.local_apic);
+    io_apic::init(&firmware.io_apics);
+}
+
+/// The message that raises `vector`: what goes into an entry of an MSI-X table.
+pub(crate) fn message(vector: Vector) -> Option<Message> {
+    Some(local_apic::message(vector))
+}
+
+/// Has the function's INTx line raise `vector`, by the line that the firmware gave it.
+pub(crate) fn route(
+    machine: &Machine,
+    address: Address,
+    vector: Vector,
+) -> Result<(), InterruptError> {
+    let [line, pin, ..] = machine.pci.read32(address, 0x3c).to_le_bytes();
+    if pin == 0 || line >= 16 {
+        return Err(InterruptError::NoLine);
+    }
+    if io_apic::route(&machine.firmware, line, vector) {
+        Ok(())
+    } else {
+        Err(InterruptError::Unrouted { line: line.into() })
+    }
+}
+
+/// Configuration space behind the ports 0xcf8 and 0xcfc.
+pub(crate) fn config_ports() -> Option<Box<dyn ConfigAccess>> {
+    // SAFETY: a PC; the kernel uses these ports only through this value, which it asks for once.
+    let ports = unsafe { NativePorts::new() };
+    Some(Box::new(PortIo::new(ports)))
+}
+
+/// Ends QEMU. Without the exit device the processor halts for good.
+pub(crate) fn exit(code: u8) -> ! {
+    let mut port = Port::<u8>::new(DEBUG_EXIT_PORT);
+    // SAFETY: the port is the exit device's or nobody's.
+    unsafe { port.write(code) };
+    cpu::disable_interrupts();
+    loop {
+        x86_64::instructions::hlt();
+    }
+}
