@@ -1,9 +1,9 @@
-//! The guest kernel: boots by the PVH protocol on QEMU's q35 and pc machines, brings up what a
-//! small kernel has (heap, clock, interrupts, PCI), and drives a device through `vring`.
+//! The guest kernel: boots on QEMU's q35 and pc (x86_64) and virt (aarch64, riscv64), brings up what
+//! a small kernel has (heap, clock, interrupts, PCI), and drives a device through `vring`.
 //!
 //! It is also the answer to "what does a kernel have to give the crate?": `kernel/platform.rs` is
 //! all of the memory side, `kernel/pci.rs` all of the configuration side, and `suites/net/mod.rs`
-//! the loop. `linker.ld` and `kernel/boot.rs` are what is needed to get there.
+//! the loop. Each folder of `kernel/arch` is what is needed to get there.
 //!
 //! Built for a hosted target it is a program that says how to run it.
 

@@ -32,14 +32,23 @@ pub const EVENT_PREFIX: &str = "@vring ";
 /// Version of this protocol; both sides refuse another.
 pub const VERSION: u32 = 3;
 
-/// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with status `2 v + 1`.
+/// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with [`exit_status`]`(v)`.
+///
+/// Machines without ports end it by a semihosting call, with the same status.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
-/// What the guest writes to [`DEBUG_EXIT_PORT`] when every test passed (QEMU's status: 33).
+/// The guest's exit code when every test passed (QEMU's status: 33).
 pub const EXIT_OK: u8 = 0x10;
 
-/// What the guest writes to [`DEBUG_EXIT_PORT`] when a test failed or it panicked (QEMU's status: 35).
+/// The guest's exit code when a test failed or it panicked (QEMU's status: 35).
 pub const EXIT_FAILED: u8 = 0x11;
+
+/// QEMU's exit status for an exit code of the guest: never 0, as when it was only reset, and none
+/// of those that QEMU has for its own errors.
+#[must_use]
+pub const fn exit_status(code: u8) -> i32 {
+    code as i32 * 2 + 1
+}
 
 /// The guest's services. See the table at the top.
 pub mod port {
@@ -285,9 +294,9 @@ pub enum Event {
     Hello {
         /// [`VERSION`].
         version: u32,
-        /// `x86_64`.
+        /// `aarch64`, `riscv64` or `x86_64`.
         arch: String,
-        /// `ecam` or `cf8`: how PCI configuration space is reached.
+        /// `ecam`, `cf8` or `none`: how PCI configuration space is reached.
         pci_access: String,
     },
     /// The device was found and initialized.

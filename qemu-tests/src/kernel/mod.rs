@@ -72,9 +72,11 @@ pub(crate) fn run(boot: impl FnOnce() -> BootInfo) -> ! {
     info!("command line: {command_line}");
     info!("heap: {} MiB", heap_bytes >> 20);
 
+    let pci = ConfigSpace::new(&firmware.ecam);
+    arch::assign_bars(&firmware, &pci);
     let machine = Machine {
         ram,
-        pci: ConfigSpace::new(&firmware.ecam),
+        pci,
         firmware,
         heap_bytes,
     };

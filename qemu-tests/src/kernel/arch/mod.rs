@@ -17,13 +17,24 @@
 //! | `VECTORS` | the numbers that `interrupts::allocate` hands out |
 //! | `message(Vector) -> Option<Message>` | the MSI-X message that raises a vector |
 //! | `route(&Machine, Address, Vector)` | has a function's INTx line raise a vector |
+//! | `assign_bars(&Firmware, &ConfigSpace)` | addresses for PCI functions, where the firmware gave none |
 //! | `config_ports()` | configuration space where no window is described |
 //! | `exit(code) -> !` | ends QEMU with the status that the protocol gives the code |
 //!
 //! It calls `kernel::run` once at boot, and `interrupts::dispatch` for each interrupt.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "riscv64")]
+mod riscv64;
+#[cfg(not(target_arch = "x86_64"))]
+mod virt;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64::*;
+#[cfg(target_arch = "riscv64")]
+pub(super) use riscv64::*;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::*;

@@ -25,6 +25,7 @@ use x86_64::instructions::port::Port;
 use crate::kernel::Machine;
 use crate::kernel::device_interrupts::InterruptError;
 use crate::kernel::interrupts::Vector;
+use crate::kernel::pci::ConfigSpace;
 
 pub(crate) use acpi::Firmware;
 pub(crate) use boot::BootInfo;
@@ -57,6 +58,9 @@ pub(crate) fn init_interrupts(firmware: &Firmware) {
     local_apic::init(firmware.local_apic);
     io_apic::init(&firmware.io_apics);
 }
+
+/// The BIOS has given every PCI function its addresses.
+pub(crate) fn assign_bars(_: &Firmware, _: &ConfigSpace) {}
 
 /// The message that raises `vector`: what goes into an entry of an MSI-X table.
 pub(crate) fn message(vector: Vector) -> Option<Message> {

@@ -1,0 +1,52 @@
+//! aarch64: QEMU's `virt`, entered at EL1, with a GICv2 that takes messages (GICv2m).
+
+mod boot;
+mod exceptions;
+mod gic;
+mod uart;
+
+pub(crate) mod clock;
+pub(crate) mod cpu;
+pub(crate) mod memory;
+pub(crate) mod timer;
+
+use core::ops::RangeInclusive;
+
+use arm_gic::{IntId, Trigger};
+use vring::transport::pci::Address;
+
+use super::virt;
+use crate::kernel::Machine;
+use crate::kernel::device_interrupts::InterruptError;
+use crate::kernel::interrupts::Vector;
+
+pub(crate) use super::virt::{BootInfo, Firmware, assign_bars, config_ports, exit};
+pub(crate) use exceptions::init as init_exceptions;
+pub(crate) use gic::{Controllers, message};
+pub(crate) use uart::{Console, console};
+
+/// The architecture's name in the protocol.
+pub(crate) const NAME: &str = "aarch64";
+
+/// The vectors that are handed out: `gic` says which interrupt has which.
+pub(crate) const VECTORS: RangeInclusive<u8> = 1..=u8::MAX;
+
+/// Takes over the interrupt controller, everything masked.
+pub(crate) fn init_interrupts(firmware: &Firmware) {
+    gic::init(&firmware.controllers);
+}
+
+/// Has the function's INTx line raise `vector`.
+pub(crate) fn route(
+    machine: &Machine,
+    address: Address,
+    vector: Vector,
+) -> Result<(), InterruptError> {
+    // Of the GIC's three cells the first is 0 for a shared interrupt, the second its number.
+    let [kind, line, _] = virt::line_of(machine, address)?;
+    let in_range = kind == 0 && line < IntId::MAX_SPI_COUNT;
+    let routed = in_range && gic::enable(IntId::spi(line), Trigger::Level, vector);
+    routed
+        .then_some(())
+        .ok_or(InterruptError::Unrouted { line })
+}

@@ -1,0 +1,96 @@
+//! What the kernel wants to know from the device tree: where PCI is, and which interrupt
+//! controllers there are.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use vring::transport::pci::Address;
+
+use super::BootInfo;
+use super::bars::{BarWindow, Space};
+use super::interrupt_map::{InterruptMap, Specifier};
+use super::tree::{self, Node};
+use crate::kernel::FirmwareCheck;
+use crate::kernel::arch::Controllers;
+use crate::kernel::pci::EcamWindow;
+
+/// Digest of the tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    /// Windows onto PCI configuration space; none on machines without PCI.
+    pub(crate) ecam: Vec<EcamWindow>,
+    /// Where PCI functions can be given addresses.
+    pub(super) bar_windows: Vec<BarWindow>,
+    /// The interrupt controllers, as the architecture has them.
+    pub(crate) controllers: Controllers,
+    lines: InterruptMap,
+}
+
+impl Firmware {
+    /// Reads the tree.
+    pub(crate) fn read(boot: &BootInfo) -> Self {
+        let tree = boot.tree;
+        let bridge = tree::compatible(tree, "pci-host-ecam-generic", &|_| true);
+        Self {
+            ecam: bridge.iter().filter_map(ecam).collect(),
+            bar_windows: bridge.iter().flat_map(bar_windows).collect(),
+            controllers: Controllers::read(tree),
+            lines: bridge.map_or_else(InterruptMap::default, |bridge| {
+                InterruptMap::read(tree, &bridge)
+            }),
+        }
+    }
+
+    /// The interrupt controller's input for an INTx pin (1 is INTA) of a function.
+    pub(super) fn line(&self, address: Address, pin: u8) -> Option<Specifier> {
+        self.lines.line(address, pin)
+    }
+
+    /// What the suites check of it.
+    pub(crate) fn check(&self) -> FirmwareCheck {
+        FirmwareCheck {
+            name: "boot_device_tree",
+            complete: self.controllers.are_usable(),
+            expected: "an interrupt controller that this kernel knows",
+            seen: format!("{self:x?}"),
+            hint: "qemu-tests/src/kernel/arch/virt/firmware.rs",
+        }
+    }
+}
+
+/// The window onto configuration space.
+fn ecam(bridge: &Node) -> Option<EcamWindow> {
+    let window = tree::ranges(bridge).next()?;
+    let mut buses = tree::cells(bridge, "bus-range").map(|bus| bus as u8);
+    let (first, last) = (buses.next()?, buses.next()?);
+    Some(EcamWindow {
+        segment: tree::cell(bridge, "linux,pci-domain").unwrap_or(0) as u16,
+        buses: first..=last,
+        // The binding's window begins with the first bus.
+        base: window.start.checked_sub(u64::from(first) << 20)?,
+    })
+}
+
+/// The bridge's `ranges`: a PCI address of three cells, whose first says the space, then the
+/// processor's address and the size, two cells each.
+fn bar_windows(bridge: &Node) -> Vec<BarWindow> {
+    let mut cells = tree::cells(bridge, "ranges");
+    let mut next = || {
+        let space = cells.next()?;
+        let bus = tree::wide(cells.next()?, cells.next()?);
+        let here = tree::wide(cells.next()?, cells.next()?);
+        let size = tree::wide(cells.next()?, cells.next()?);
+        Some((space >> 24 & 3, bus, here, size))
+    };
+    let mut windows = Vec::new();
+    while let Some((space, bus, here, size)) = next() {
+        let space = match space {
+            1 => Space::Io,
+            // The kernel reaches a BAR at the address that is written into it.
+            2 | 3 if bus == here => Space::Memory,
+            _ => continue,
+        };
+        windows.push(BarWindow::new(space, bus..bus.saturating_add(size)));
+    }
+    windows
+}

@@ -1,0 +1,42 @@
+//! QEMU's `virt` machines: what the one of aarch64 and the one of riscv64 have in common.
+//!
+//! A device tree describes them, no firmware assigns addresses to PCI functions, and a semihosting
+//! call ends the run with an exit status.
+
+mod bars;
+mod boot_info;
+mod firmware;
+mod interrupt_map;
+
+pub(super) mod registers;
+pub(super) mod tree;
+
+use alloc::boxed::Box;
+
+use vring::transport::pci::{Address, ConfigAccess};
+use vring_protocol::exit_status;
+
+use crate::kernel::Machine;
+use crate::kernel::device_interrupts::InterruptError;
+
+pub(crate) use bars::assign_bars;
+pub(crate) use boot_info::BootInfo;
+pub(crate) use firmware::Firmware;
+pub(super) use interrupt_map::Specifier;
+
+/// There are no ports here: configuration space is mapped, or there is none.
+pub(crate) fn config_ports() -> Option<Box<dyn ConfigAccess>> {
+    None
+}
+
+/// The input of the interrupt controller that the function's INTx pin drives.
+pub(super) fn line_of(machine: &Machine, address: Address) -> Result<Specifier, InterruptError> {
+    let [_, pin, ..] = machine.pci.read32(address, 0x3c).to_le_bytes();
+    let found = machine.firmware.line(address, pin);
+    found.filter(|_| pin != 0).ok_or(InterruptError::NoLine)
+}
+
+/// Ends QEMU, which has to have semihosting turned on.
+pub(crate) fn exit(code: u8) -> ! {
+    semihosting::process::exit(exit_status(code))
+}
