@@ -16,6 +16,7 @@ use super::cli::Group;
 use super::groups::{Bench, Found};
 use super::prepare;
 use super::sample::{Class, Key, Unit, What};
+use crate::qemu::arch::Arch;
 use crate::qemu::limits::Deadline;
 use crate::qemu::process;
 use crate::qemu::provision::Provision;
@@ -71,7 +72,7 @@ pub(super) fn measure(
         ui: &ui,
     };
     let providing = session::lock_cache(&provision.cache)?;
-    let qemu = match provision.qemu_since(None) {
+    let qemu = match provision.qemu_since(Arch::X86_64, None) {
         Ok(qemu) => Some(qemu),
         Err(Stop::Missing { what, why, fix }) => {
             found.skip(format!("memory is not measured: {what}: {why}"), fix);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::arch::Arch;
 use super::features::{Ring, Steer};
 use super::stop::Stop;
 
@@ -16,9 +17,12 @@ pub(crate) struct QemuArgs {
     /// Where the kernel's vhost comes from.
     #[arg(long, value_enum, default_value_t = VhostMode::Auto)]
     pub(crate) vhost: VhostMode,
-    /// QEMU's machine for the guest.
-    #[arg(long, value_enum, default_value_t = Machine::Q35)]
-    pub(crate) machine: Machine,
+    /// What the guest is compiled for. Others than x86_64 are emulated, on QEMU's `virt`.
+    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    pub(crate) arch: Arch,
+    /// QEMU's machine for the guest; q35, or for other architectures virt.
+    #[arg(long, value_enum)]
+    pub(crate) machine: Option<Machine>,
     /// How the network card presents itself.
     #[arg(long, value_enum, default_value_t = Nic::Modern)]
     pub(crate) nic: Nic,
@@ -26,7 +30,7 @@ pub(crate) struct QemuArgs {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
     /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
-    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "machine", "nic",
+    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "arch", "machine", "nic",
         "pings", "tcp_mib", "datagrams", "burst", "batches"])]
     pub(crate) matrix: bool,
     /// Of the matrix, only cells whose name contains this; may be given more than once.
@@ -50,7 +54,8 @@ pub(crate) struct QemuArgs {
     /// sending; a split ring is a power of two.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=32768))]
     pub(crate) queue_size: u16,
-    /// How the guest learns of completions.
+    /// How the guest learns of completions: it insists. On riscv64 msix also chooses the interrupt
+    /// controller that takes messages.
     #[arg(long, value_enum, default_value_t = Interrupts::Msix)]
     pub(crate) interrupts: Interrupts,
     /// Pings each way.
@@ -112,6 +117,25 @@ impl QemuArgs {
         Ok(steer)
     }
 
+    /// The machine that was asked for, or the usual one.
+    ///
+    /// # Errors
+    /// [`Stop::Usage`] for one that the architecture does not have.
+    pub(crate) fn machine(&self) -> Result<Machine, Stop> {
+        let known = self.arch.machines();
+        let machine = self.machine.unwrap_or(self.arch.usual_machine());
+        if known.contains(&machine) {
+            return Ok(machine);
+        }
+        let known: Vec<&str> = known.iter().map(|machine| machine.name()).collect();
+        Err(Stop::Usage(format!(
+            "--machine {}: the guest for {} runs on {}",
+            machine.name(),
+            self.arch.name(),
+            known.join(" and ")
+        )))
+    }
+
     /// Seconds.
     pub(crate) fn time_limit(&self) -> u64 {
         let usual = if self.matrix { 2400 } else { 600 };
@@ -137,6 +161,7 @@ pub(crate) enum VhostMode {
 pub(crate) enum Machine {
     Q35,
     Pc,
+    Virt,
 }
 
 impl Machine {
@@ -144,6 +169,7 @@ impl Machine {
         match self {
             Self::Q35 => "q35",
             Self::Pc => "pc",
+            Self::Virt => "virt",
         }
     }
 }
@@ -215,6 +241,34 @@ mod tests {
     fn steer(words: &str) -> Result<Steer, Stop> {
         let words = ["qemu"].into_iter().chain(words.split(' '));
         Cli::try_parse_from(words).unwrap().qemu.steer()
+    }
+
+    #[test]
+    fn a_machine_belongs_to_its_architecture() {
+        let machine = |words: &str| {
+            let words = ["qemu"].into_iter().chain(words.split_ascii_whitespace());
+            let args = Cli::try_parse_from(words).unwrap().qemu;
+            args.machine()
+        };
+        for (words, expected) in [
+            ("", Machine::Q35),
+            ("--machine pc", Machine::Pc),
+            ("--arch x86_64", Machine::Q35),
+            ("--arch aarch64", Machine::Virt),
+            ("--arch riscv64 --machine virt", Machine::Virt),
+        ] {
+            assert_eq!(machine(words).unwrap(), expected, "{words}");
+        }
+        for (words, known) in [
+            ("--machine virt", "q35 and pc"),
+            ("--arch aarch64 --machine pc", "virt"),
+            ("--arch riscv64 --machine q35", "virt"),
+        ] {
+            match machine(words) {
+                Err(Stop::Usage(text)) => assert!(text.ends_with(known), "{text}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
     }
 
     #[test]

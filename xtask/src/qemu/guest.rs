@@ -6,9 +6,10 @@ use std::process::Command;
 use anyhow::Context as _;
 use serde_json::Value;
 
+use super::arch::Arch;
 use super::limits::Deadline;
 use super::process;
-use super::provision::rust::{TARGET, Toolchain};
+use super::provision::rust::Toolchain;
 use super::stop::Stop;
 
 /// The guest's package, whose binary has the same name.
@@ -17,7 +18,8 @@ const PACKAGE: &str = "qemu-tests";
 const BUILD_SECONDS: u64 = 1800;
 
 /// Compiles the guest, optimised: an unoptimised one is too slow nested.
-pub(crate) fn build(workspace: &Path, toolchain: &Toolchain) -> Result<PathBuf, Stop> {
+pub(crate) fn build(workspace: &Path, arch: Arch, toolchain: &Toolchain) -> Result<PathBuf, Stop> {
+    let target = arch.target();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(workspace);
@@ -27,11 +29,11 @@ pub(crate) fn build(workspace: &Path, toolchain: &Toolchain) -> Result<PathBuf, 
         PACKAGE,
         "--release",
         "--target",
-        TARGET,
+        target,
     ]);
     command.arg("--message-format=json-render-diagnostics");
     if let Some(linker) = &toolchain.linker {
-        let target = TARGET.to_uppercase().replace('-', "_");
+        let target = target.to_uppercase().replace('-', "_");
         command.env(format!("CARGO_TARGET_{target}_LINKER"), linker);
     }
     if toolchain.from_source {

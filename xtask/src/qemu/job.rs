@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::arch::Arch;
 use super::features::Steer;
 
 /// The guest's address and the address at the other end of the link, with their prefix length.
@@ -85,7 +86,8 @@ pub(crate) struct Job {
     pub(crate) qemu: Tool,
     /// Shows the system calls, where vhost is on.
     pub(crate) strace: Option<Tool>,
-    /// `q35` or `pc`.
+    pub(crate) arch: Arch,
+    /// QEMU's word for the machine, with its properties.
     pub(crate) machine: String,
     /// `tcg` or `kvm`.
     pub(crate) accel: String,

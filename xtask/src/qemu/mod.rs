@@ -4,6 +4,7 @@
 //! compiled; a report is written on every way out. Each mode (native, nested, off) only decides
 //! where [`inner::run_all`] runs; what it does there is the same.
 
+pub(crate) mod arch;
 mod channel;
 pub(crate) mod cli;
 mod features;

@@ -13,6 +13,7 @@ use std::sync::mpsc::Sender;
 use anyhow::Context as _;
 use command_fds::{CommandFdExt as _, FdMapping};
 
+use super::arch::Arch;
 use super::channel::{self, Frame};
 use super::initramfs::Initramfs;
 use super::job::{Job, Tool};
@@ -48,7 +49,7 @@ const CHANNEL_FD: i32 = 10;
 const WANTED: [&str; 4] = ["virtio_pci", "virtio_console", "tun", "vhost_net"];
 
 /// Firmware that QEMU may want for a guest given by `-kernel`.
-const FIRMWARE: [&str; 8] = [
+const FIRMWARE: [&str; 9] = [
     "bios-256k.bin",
     "bios.bin",
     "pvh.bin",
@@ -57,6 +58,7 @@ const FIRMWARE: [&str; 8] = [
     "multiboot.bin",
     "multiboot_dma.bin",
     "kvmvapic.bin",
+    "opensbi-riscv64-generic-fw_dynamic.bin",
 ];
 
 /// A kernel that was unpacked.
@@ -83,7 +85,8 @@ fn firmware_dirs(qemu: &Tool) -> Result<Vec<PathBuf>, Stop> {
 }
 
 /// QEMU's own loadable parts that the inner QEMU needs: the TCG accelerator, where it is one.
-fn qemu_modules(qemu: &Tool) -> Vec<PathBuf> {
+fn qemu_modules(qemu: &Tool, arch: Arch) -> Vec<PathBuf> {
+    let name = format!("accel-tcg-{}.so", arch.name());
     let Some(prefix) = qemu.path.parent().and_then(Path::parent) else {
         return Vec::new();
     };
@@ -94,7 +97,7 @@ fn qemu_modules(qemu: &Tool) -> Vec<PathBuf> {
         "lib/qemu-kvm",
     ]
     .iter()
-    .map(|dir| prefix.join(dir).join("accel-tcg-x86_64.so"))
+    .map(|dir| prefix.join(dir).join(&name))
     .filter(|path| path.exists())
     .collect()
 }
@@ -112,7 +115,7 @@ pub(crate) fn pack(jobs: &[Job], kernel: &Kernel, target: &Path) -> Result<(), S
     archive.program(Path::new("/init"), &stripped(&me, target), None)?;
     let qemu = &job.qemu;
     archive.program(&qemu.path, &qemu.path, qemu.library_path.as_deref())?;
-    for module in qemu_modules(qemu) {
+    for module in qemu_modules(qemu, job.arch) {
         archive.program(&module, &module, qemu.library_path.as_deref())?;
     }
     for dir in firmware_dirs(qemu)? {

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use vring_protocol::{DEBUG_EXIT_PORT, EXIT_OK, Options};
+use vring_protocol::{EXIT_OK, Options, exit_status};
 
+use super::arch::Arch;
 use super::job::Tool;
 use super::limits::Deadline;
 use super::native;
@@ -97,14 +98,9 @@ pub(crate) fn try_kvm(qemu: &Tool, guest: &Path, machine: &str) -> Result<AccelT
         "-display",
         "none",
     ]);
-    command.args([
-        "-machine", machine, "-accel", "kvm", "-cpu", "max", "-m", "256",
-    ]);
+    command.args(["-machine", machine, "-accel", "kvm", "-m", "256"]);
     command.args(["-serial", "null"]);
-    command.args([
-        "-device",
-        &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04"),
-    ]);
+    command.args(Arch::X86_64.arguments());
     command.arg("-kernel").arg(guest);
     command.args(["-append", &options.to_command_line()]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -117,7 +113,7 @@ pub(crate) fn try_kvm(qemu: &Tool, guest: &Path, machine: &str) -> Result<AccelT
         .and_then(|pipe| std::io::read_to_string(pipe).ok())
         .unwrap_or_default();
     let said = said.lines().next().unwrap_or_default();
-    let expected = i32::from(EXIT_OK) * 2 + 1;
+    let expected = exit_status(EXIT_OK);
     match result {
         Ok(status) if status.code() == Some(expected) => {
             Ok(trial(true, "the guest booted under it".into()))

@@ -288,6 +288,9 @@ pub(crate) struct Report {
     pub(crate) exit_code: u8,
     /// What was asked for.
     pub(crate) command: Vec<String>,
+    /// What the guest was compiled for.
+    #[serde(default)]
+    pub(crate) arch: String,
     pub(crate) machine: String,
     /// What ran the guest under test: `tcg` or `kvm`.
     pub(crate) accel: Option<String>,
@@ -316,6 +319,7 @@ impl Report {
             ok: false,
             exit_code: super::stop::EXIT_FAILED,
             command,
+            arch: String::new(),
             machine: String::new(),
             accel: None,
             accel_outer: None,

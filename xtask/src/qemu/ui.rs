@@ -218,8 +218,8 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
             .unwrap_or_default();
         writeln!(
             out,
-            "guest      {} under {accel}{outer}; vhost {}",
-            report.machine, found.vhost.mode
+            "guest      {} on {} under {accel}{outer}; vhost {}",
+            report.arch, report.machine, found.vhost.mode
         )?;
     }
     if let Some(device) = &found.device {

@@ -42,6 +42,16 @@ pub(crate) fn checks() -> Vec<Check> {
             &["--machine", "pc", "--vhost", "off"],
             false,
         ),
+        guest(
+            "--arch aarch64",
+            &["--arch", "aarch64", "--vhost", "off"],
+            false,
+        ),
+        guest(
+            "--arch riscv64",
+            &["--arch", "riscv64", "--vhost", "off"],
+            false,
+        ),
         guest("", &[], true),
         Check::new("xtask qemu --matrix", |run| {
             let (report, ending) = xtask_qemu(run, "--matrix", &["--matrix"])?;

@@ -9,6 +9,7 @@ use super::section::{Check, Counts, Outcome, Section};
 use super::suites::{self, MiriRun};
 use super::tally::Tally;
 use super::{bench, budget, probe, qemu};
+use crate::qemu::arch::Arch;
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
@@ -179,6 +180,12 @@ fn lints(context: &Context) -> Vec<Check> {
         let bare = ["--package", package, "--target", BARE_METAL];
         let name = format!("{package}, bare metal");
         checks.push(clippy(name, &bare).needs(Need::Target(BARE_METAL)));
+    }
+    for arch in Arch::ALL.into_iter().filter(|arch| *arch != Arch::X86_64) {
+        let target = arch.target();
+        let bare = ["--package", "qemu-tests", "--target", target];
+        let name = format!("qemu-tests, {}", arch.name());
+        checks.push(clippy(name, &bare).needs(Need::Target(target)).optional());
     }
     checks
 }

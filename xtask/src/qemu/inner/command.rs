@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::Context as _;
 use command_fds::{CommandFdExt as _, FdMapping};
-use vring_protocol::{DEBUG_EXIT_PORT, port};
+use vring_protocol::port;
 
 use crate::qemu::job::{GUEST, Job, Link, PEER};
 use crate::qemu::process::Guarded;
@@ -51,7 +51,7 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
     // -S: nothing runs before the harness is ready to watch.
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
-    add(&["-display", "none", "-m", "256", "-cpu", "max"]);
+    add(&["-display", "none", "-m", "256"]);
     // Room for a second CPU, or emulation leaves the guest's fences out, and the devices, which run
     // on threads of their own, miss kicks: see docs/decisions/006-mfence.md.
     add(&["-smp", "1,maxcpus=2"]);
@@ -64,8 +64,8 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     add(&["-mon", "chardev=qmp,mode=control"]);
     add(&["-chardev", &format!("socket,id=serial,fd={SERIAL_FD}")]);
     add(&["-serial", "chardev:serial"]);
-    let exit = format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04");
-    add(&["-device", &exit]);
+    let own = job.arch.arguments();
+    add(&own.iter().map(String::as_str).collect::<Vec<_>>());
     let guest = job.guest.to_str().context("the guest's path is no UTF-8")?;
     add(&["-kernel", guest, "-append", &job.command_line]);
     let netdev = match job.link {
@@ -140,6 +140,7 @@ pub(crate) fn start(job: &Job, tap: Option<&mut Tap>) -> anyhow::Result<Qemu> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qemu::arch::Arch;
 
     #[test]
     fn bug_class_29_an_emulated_machine_keeps_the_fences_of_its_guest() {
@@ -147,5 +148,20 @@ mod tests {
         let arguments = arguments(&job).unwrap();
         let smp = arguments.iter().position(|word| word == "-smp").unwrap();
         assert_eq!(arguments[smp + 1], "1,maxcpus=2");
+    }
+
+    #[test]
+    fn a_guest_of_every_architecture_can_end_qemu_with_a_status() {
+        for arch in Arch::ALL {
+            let mut job = super::super::verdict::tests::job();
+            job.arch = arch;
+            let arguments = arguments(&job).unwrap();
+            let has = |part: &str| arguments.iter().any(|word| word.contains(part));
+            assert!(
+                has("isa-debug-exit") != has("enable=on,target=native"),
+                "{arguments:?}"
+            );
+            assert!(has("-cpu"), "{arguments:?}");
+        }
     }
 }

@@ -253,7 +253,7 @@ impl Run<'_> {
             None => None,
         };
         live.qmp.execute("cont", json!({}), boot)?;
-        verdict::wait_hello(serial, boot, self.outlet)?;
+        verdict::wait_hello(self.job, serial, boot, self.outlet)?;
         let ready = serial.wait("the guest to be ready", boot, self.outlet, verdict::ready);
         verdict::take_announcements(self.job, &mut self.findings, &serial.events);
         if let Some(tracer) = tracer {

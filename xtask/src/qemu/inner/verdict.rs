@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use vring_protocol::{EXIT_FAILED, EXIT_OK, Event, QueueCounters, VERSION};
+use vring_protocol::{EXIT_FAILED, EXIT_OK, Event, QueueCounters, VERSION, exit_status};
 
 use super::command::{STRACE_LOG, TRACE_LOG};
 use super::serial::Serial;
@@ -37,26 +37,33 @@ pub(super) fn done(events: &[Event]) -> Option<(u32, u32)> {
     })
 }
 
-/// The first event, whose version must be ours.
+/// The first event, whose version must be ours, of a guest for the architecture that was asked for.
 pub(super) fn wait_hello(
+    job: &Job,
     serial: &mut Serial,
     deadline: Deadline,
     outlet: &mut dyn Outlet,
 ) -> Result<(), Stop> {
     let find = |events: &[Event]| {
         events.iter().find_map(|event| match event {
-            Event::Hello { version, .. } => Some(*version),
+            Event::Hello { version, arch, .. } => Some((*version, arch.clone())),
             _ => None,
         })
     };
-    let version = serial.wait("the guest's first word", deadline, outlet, find)?;
-    if version == VERSION {
-        return Ok(());
+    let (version, arch) = serial.wait("the guest's first word", deadline, outlet, find)?;
+    if version != VERSION {
+        return Err(Stop::Broken(anyhow::anyhow!(
+            "the guest speaks version {version} of the protocol, the harness {VERSION}: \
+             build both from one tree"
+        )));
     }
-    Err(Stop::Broken(anyhow::anyhow!(
-        "the guest speaks version {version} of the protocol, the harness {VERSION}: \
-         build both from one tree"
-    )))
+    if arch != job.arch.name() {
+        return Err(Stop::Broken(anyhow::anyhow!(
+            "the guest is one for {arch}, and one for {} was asked for",
+            job.arch.name()
+        )));
+    }
+    Ok(())
 }
 
 /// Takes over what the guest said before it was ready.
@@ -323,13 +330,11 @@ fn last_words(failures: &mut Vec<Failure>, serial: &Serial, status: Option<ExitS
             }
         }
     }
-    // QEMU's status for a value written to the exit device.
-    let code = |value: u8| i32::from(value) * 2 + 1;
-    let expected = code(EXIT_OK);
+    let expected = exit_status(EXIT_OK);
     let seen = match status {
         Some(status) => match (status.code(), status.signal()) {
             (Some(seen), _) if seen == expected => return,
-            (Some(seen), _) if seen == code(EXIT_FAILED) && !failures.is_empty() => return,
+            (Some(seen), _) if seen == exit_status(EXIT_FAILED) && !failures.is_empty() => return,
             (Some(seen), _) => format!("{seen}"),
             (None, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
         },

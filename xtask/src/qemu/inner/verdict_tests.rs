@@ -1,6 +1,7 @@
 //! Tests of the verdict: a good run passes, and each thing that can be wrong is named.
 
 use super::*;
+use crate::qemu::arch::Arch;
 use crate::qemu::features::Steer;
 use crate::qemu::job::{Load, Tool};
 use crate::qemu::report::{Both, Flow};
@@ -11,6 +12,7 @@ pub(crate) fn job() -> Job {
         mode: "off".into(),
         qemu: Tool::installed("qemu".into()),
         strace: None,
+        arch: Arch::X86_64,
         machine: "q35".into(),
         accel: "tcg".into(),
         nic: String::new(),

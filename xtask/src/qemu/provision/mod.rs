@@ -122,6 +122,11 @@ fn install_command(packages: &[&str]) -> Option<Command> {
     for package in packages {
         command.arg(match (*manager, *package) {
             ("pacman" | "apk", "qemu-system-x86") => "qemu-system-x86_64",
+            ("pacman" | "apk", "qemu-system-arm") => "qemu-system-aarch64",
+            ("pacman" | "apk", "qemu-system-misc") => "qemu-system-riscv64",
+            // Of one piece with QEMU everywhere but on Debian.
+            ("dnf", "qemu-system-arm") => "qemu-system-aarch64",
+            ("dnf", "qemu-system-misc") => "qemu-system-riscv",
             (_, package) => package,
         });
     }

@@ -8,7 +8,7 @@ use crate::qemu::limits::Deadline;
 use crate::qemu::process;
 use crate::qemu::stop::Stop;
 
-/// What the guest is compiled for.
+/// What bare metal is here, where one architecture stands for all.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
 /// How the guest can be compiled here.
@@ -23,9 +23,9 @@ pub(crate) struct Toolchain {
 
 impl Provision<'_> {
     /// Finds the target's library, or has rustup fetch it, or settles for its source.
-    pub(crate) fn rust_target(&self) -> Result<Toolchain, Stop> {
+    pub(crate) fn rust_target(&self, target: &str) -> Result<Toolchain, Stop> {
         let sysroot = sysroot()?;
-        let from_source = self.without_library(&sysroot)?;
+        let from_source = self.without_library(&sysroot, target)?;
         let linker = linker(&sysroot);
         Ok(Toolchain {
             from_source,
@@ -34,15 +34,15 @@ impl Provision<'_> {
     }
 
     /// Whether the target's library has to be built.
-    fn without_library(&self, sysroot: &Path) -> Result<bool, Stop> {
-        let library = sysroot.join("lib/rustlib").join(TARGET).join("lib");
+    fn without_library(&self, sysroot: &Path, target: &str) -> Result<bool, Stop> {
+        let library = sysroot.join("lib/rustlib").join(target).join("lib");
         if library.is_dir() {
             return Ok(false);
         }
         let mut seen = "there is no rustup here".to_owned();
         if process::find_program("rustup").is_some() {
             let mut command = Command::new("rustup");
-            command.args(["target", "add", TARGET]);
+            command.args(["target", "add", target]);
             self.ui
                 .note(&format!("running {}", process::shell_words(&command)));
             match process::run_ok(&mut command, Deadline::seconds(PACKAGE_SECONDS)) {
@@ -54,15 +54,15 @@ impl Provision<'_> {
         }
         if sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {
             self.ui.note(&format!(
-                "no library for {TARGET} ({seen}): building it from the toolchain's source"
+                "no library for {target} ({seen}): building it from the toolchain's source"
             ));
             return Ok(true);
         }
         Err(Stop::missing(
-            format!("the Rust target {TARGET}"),
+            format!("the Rust target {target}"),
             format!("the guest is compiled for bare metal; {seen}"),
             format!(
-                "run `rustup target add {TARGET}`; with a distribution's toolchain, install the \
+                "run `rustup target add {target}`; with a distribution's toolchain, install the \
                  source of its library (Debian: rust-src, or rustc-web, cargo-web and \
                  rust-web-src for a recent one)"
             ),

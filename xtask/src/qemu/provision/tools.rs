@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::Provision;
 use super::apt::Apt;
+use crate::qemu::arch::Arch;
 use crate::qemu::job::Tool;
 use crate::qemu::limits::Deadline;
 use crate::qemu::process;
 use crate::qemu::stop::Stop;
 
-/// QEMU's name.
-const QEMU: &str = "qemu-system-x86_64";
+/// How the names of QEMU's programs begin.
+const QEMU: &str = "qemu-system-";
 /// The first QEMU that tells about vhost over QMP.
 const QEMU_SINCE: (u32, u32) = (7, 2);
 /// The first strace that names the requests of vhost.
@@ -30,11 +31,11 @@ struct Want {
 
 impl Provision<'_> {
     /// QEMU, at least as recent as every run needs, and as `since`.
-    pub(crate) fn qemu_since(&self, since: Option<(u32, u32)>) -> Result<Tool, Stop> {
+    pub(crate) fn qemu_since(&self, arch: Arch, since: Option<(u32, u32)>) -> Result<Tool, Stop> {
         let newer = since.filter(|since| *since > QEMU_SINCE);
         self.tool(&Want {
-            program: QEMU,
-            package: "qemu-system-x86",
+            program: arch.qemu(),
+            package: arch.package(),
             version_flag: "--version",
             since: newer.unwrap_or(QEMU_SINCE),
             newer: newer.is_some(),
@@ -159,14 +160,15 @@ fn unpacked_tool(root: &Path, program: &str) -> Tool {
         .iter()
         .map(|dir| dir.to_string_lossy().into_owned())
         .collect();
+    let is_qemu = program.starts_with(QEMU);
     let qemu = root.join("usr/lib/x86_64-linux-gnu/qemu");
     let data = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
     let data = data.map(|dir| root.join(dir)).into_iter();
     Tool {
         path: root.join("usr/bin").join(program),
         library_path: Some(dirs.join(":")),
-        data: data.filter(|dir| program == QEMU && dir.is_dir()).collect(),
-        modules: (program == QEMU && qemu.is_dir()).then_some(qemu),
+        data: data.filter(|dir| is_qemu && dir.is_dir()).collect(),
+        modules: (is_qemu && qemu.is_dir()).then_some(qemu),
     }
 }
 

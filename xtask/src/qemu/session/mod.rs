@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
 use vring_protocol::Options;
 
+use super::arch::Arch;
 use super::channel::{Frame, LocalOutlet};
 use super::cli::{Accel, Interrupts, Machine, Nic, QemuArgs, VhostMode};
 use super::features::{self, Steer};
@@ -176,7 +177,9 @@ fn run_phases(
     let dir = out.join(ARTIFACTS);
     fresh_dir(&dir)?;
     let steer = args.steer()?;
-    report.machine = args.machine.name().into();
+    let machine = args.machine()?;
+    report.arch = args.arch.name().into();
+    report.machine = machine.name().into();
 
     phases.next(report, "probe");
     look_for_guest(args)?;
@@ -185,7 +188,8 @@ fn run_phases(
 
     phases.next(report, "provide");
     let (provision, providing) = provision(args, ui)?;
-    let qemu = provision.qemu_since(steer.since)?;
+    let qemu = provision.qemu_since(args.arch, steer.since)?;
+    let outer = provide_outer(mode, args.arch, &qemu, &provision)?;
     let strace = match mode {
         Mode::Off => None,
         Mode::Native | Mode::Nested => Some(provision.strace()?),
@@ -198,13 +202,15 @@ fn run_phases(
     drop(providing);
 
     phases.next(report, "build");
-    let guest = build(args, &provision, report)?;
+    let guest = build(args, args.arch, &provision, report)?;
 
     phases.next(report, "accel");
-    let accel = choose_accel(args, &qemu, &guest, report)?;
+    let accel = choose_accel(args, args.arch, machine, &qemu, &guest, report)?;
     let site = Site {
         mode,
+        arch: args.arch,
         qemu,
+        outer,
         strace,
         kernel,
         guest,
@@ -218,7 +224,7 @@ fn run_phases(
     let how = How {
         steer,
         queue_size: args.queue_size,
-        machine: args.machine,
+        machine,
         nic: args.nic,
         interrupts: args.interrupts,
         load: Load {
@@ -261,11 +267,33 @@ fn provision<'a>(args: &QemuArgs, ui: &'a Ui) -> Result<(Provision<'a>, File), S
     Ok((provision, providing))
 }
 
+/// The QEMU of the outer machine, which runs this machine's own programs.
+fn provide_outer(
+    mode: Mode,
+    arch: Arch,
+    qemu: &Tool,
+    provision: &Provision<'_>,
+) -> Result<Option<Tool>, Stop> {
+    match (mode, arch) {
+        (Mode::Native | Mode::Off, _) => Ok(None),
+        (Mode::Nested, Arch::X86_64) => Ok(Some(qemu.clone())),
+        (Mode::Nested, _) => provision.qemu_since(Arch::X86_64, None).map(Some),
+    }
+}
+
 /// The guest, built unless it was given.
-fn build(args: &QemuArgs, provision: &Provision<'_>, report: &mut Report) -> Result<PathBuf, Stop> {
+fn build(
+    args: &QemuArgs,
+    arch: Arch,
+    provision: &Provision<'_>,
+    report: &mut Report,
+) -> Result<PathBuf, Stop> {
     let guest = match &args.guest {
         Some(path) => std::path::absolute(path).context("--guest")?,
-        None => guest::build(&super::workspace(), &provision.rust_target()?)?,
+        None => {
+            let toolchain = provision.rust_target(arch.target())?;
+            guest::build(&super::workspace(), arch, &toolchain)?
+        }
     };
     if let Some(version) = probe::rustc_version() {
         report.findings.versions.insert("rustc".into(), version);
@@ -277,7 +305,10 @@ fn build(args: &QemuArgs, provision: &Provision<'_>, report: &mut Report) -> Res
 #[derive(Clone, Debug)]
 struct Site {
     mode: Mode,
+    arch: Arch,
     qemu: Tool,
+    /// Of the outer machine, where there is one.
+    outer: Option<Tool>,
     strace: Option<Tool>,
     kernel: Option<Kernel>,
     guest: PathBuf,
@@ -341,7 +372,8 @@ impl Site {
             mode: self.mode.name().into(),
             qemu: self.qemu.clone(),
             strace: self.strace.clone(),
-            machine: how.machine.name().into(),
+            arch: self.arch,
+            machine: self.arch.machine(how.machine, how.interrupts).into(),
             accel: self.inner_accel().into(),
             nic: nic.join(","),
             guest: self.guest.clone(),
@@ -401,6 +433,8 @@ impl Site {
             Mode::Nested => {
                 let kernel = self.kernel.as_ref();
                 let kernel = kernel.context("the nested mode has a kernel")?;
+                let qemu = self.outer.as_ref();
+                let qemu = qemu.context("the nested mode has a QEMU of its own")?;
                 let report = listener.report();
                 report
                     .findings
@@ -415,8 +449,7 @@ impl Site {
                 let initramfs = work.path().join("initramfs.cpio");
                 outer::pack(&jobs, kernel, &initramfs)?;
                 phases.next(report, "outer_boot");
-                let mut outer =
-                    Outer::start(&self.qemu, self.accel, kernel, &initramfs, dir, sender)?;
+                let mut outer = Outer::start(qemu, self.accel, kernel, &initramfs, dir, sender)?;
                 let limit = limit.later(OUTER_SECONDS);
                 let first = wait_for_first(&frames, &mut outer, limit, dir)?;
                 phases.end(listener.report());
@@ -439,6 +472,8 @@ impl Site {
 
 fn choose_accel(
     args: &QemuArgs,
+    arch: Arch,
+    machine: Machine,
     qemu: &super::job::Tool,
     guest: &Path,
     report: &mut Report,
@@ -446,7 +481,17 @@ fn choose_accel(
     if args.accel == Accel::Tcg {
         return Ok("tcg");
     }
-    let trial = probe::try_kvm(qemu, guest, args.machine.name())?;
+    if !arch.may_have_kvm() {
+        return match args.accel {
+            Accel::Kvm => Err(Stop::missing(
+                format!("KVM for a guest for {} (--accel kvm)", arch.name()),
+                "this guest is for emulation only",
+                "use --accel tcg",
+            )),
+            Accel::Auto | Accel::Tcg => Ok("tcg"),
+        };
+    }
+    let trial = probe::try_kvm(qemu, guest, machine.name())?;
     let AccelTrial { works, why, .. } = trial.clone();
     report.accel_trials.push(trial);
     match (works, args.accel) {

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use self::plan::{BackEnd, Cell};
 use self::table::{Outcome, Row, Table};
+use super::super::arch::Arch;
 use super::super::channel::Frame;
 use super::super::cli::{QemuArgs, VhostMode};
 use super::super::features;
@@ -122,13 +123,10 @@ fn fill(
     let limit = Deadline::seconds(args.time_limit());
     phases.next(report, "probe");
     look_for_guest(args)?;
-    let runs = |back_end| {
-        let cells = cells.iter();
-        cells.filter(move |cell| cell.back_end == back_end && cell.fact.is_none())
-    };
+    let runs = || cells.iter().filter(|cell| cell.fact.is_none());
     // Why there is no vhost is known at once, and is the reason for each of its cells.
     let vhost = match args.vhost {
-        _ if runs(BackEnd::Vhost).count() == 0 => None,
+        _ if !runs().any(|cell| cell.back_end == BackEnd::Vhost) => None,
         VhostMode::Off => {
             let stop = Stop::missing("vhost", "--vhost off", "leave it out");
             table.skip_all(BackEnd::Vhost, &stop);
@@ -149,32 +147,64 @@ fn fill(
 
     phases.next(report, "provide");
     let (provision, providing) = provision(args, ui)?;
-    let (qemu, too_old) = newest_qemu(&provision)?;
     let kernel = provide_kernel(vhost, &provision, table)?;
     let vhost = vhost.filter(|mode| *mode != Mode::Nested || kernel.is_some());
+    let mut emulators = Vec::new();
+    for arch in Arch::ALL {
+        let own = || runs().filter(move |cell| cell.arch == arch);
+        if own().count() == 0 {
+            continue;
+        }
+        let provided = newest_qemu(arch, &provision).and_then(|(qemu, too_old)| {
+            let outer = match (vhost, arch) {
+                (Some(Mode::Nested), Arch::X86_64) => Some(qemu.clone()),
+                (Some(Mode::Nested), _) => Some(newest_qemu(Arch::X86_64, &provision)?.0),
+                _ => None,
+            };
+            Ok((arch, qemu, outer, too_old))
+        });
+        match provided {
+            Ok(provided) => emulators.push(provided),
+            Err(stop @ Stop::Missing { .. }) if arch != Arch::X86_64 => {
+                own().for_each(|cell| table.skip(&cell.name, &stop));
+            }
+            Err(stop) => return Err(stop),
+        }
+    }
     drop(providing);
 
     phases.next(report, "build");
-    let guest = build(args, &provision, report)?;
-    phases.next(report, "accel");
-    let accel = choose_accel(args, &qemu, &guest, report)?;
-    report.accel = Some(accel.into());
-    let site = |mode| Site {
-        mode,
-        qemu: qemu.clone(),
-        // The steps are the single run's to show; here, they would take time from the cells.
-        strace: None,
-        kernel: kernel.clone(),
-        guest: guest.clone(),
-        accel,
-    };
-    for (mode, back_end) in [(Some(Mode::Off), BackEnd::Qemu), (vhost, BackEnd::Vhost)] {
-        let Some(mode) = mode else { continue };
-        let site = site(mode);
+    let mut sites = Vec::new();
+    for (arch, qemu, outer, too_old) in &emulators {
+        let arch = *arch;
+        let guest = build(args, arch, &provision, report)?;
+        let accel = choose_accel(args, arch, arch.usual_machine(), qemu, &guest, report)?;
+        report.accel.get_or_insert_with(|| accel.into());
+        for (mode, back_end) in [(Some(Mode::Off), BackEnd::Qemu), (vhost, BackEnd::Vhost)] {
+            let Some(mode) = mode else { continue };
+            let site = Site {
+                mode,
+                arch,
+                outer: outer.clone().filter(|_| mode == Mode::Nested),
+                qemu: qemu.clone(),
+                // The steps are the single run's to show; here, they would take time from the
+                // cells.
+                strace: None,
+                kernel: kernel.clone(),
+                guest: guest.clone(),
+                accel,
+            };
+            sites.push((site, back_end, too_old));
+        }
+    }
+    // What boots a Linux comes last.
+    sites.sort_by_key(|(site, ..)| site.mode != Mode::Off);
+    for (site, back_end, too_old) in sites {
         let mut jobs = Vec::new();
-        for cell in runs(back_end) {
+        let own = |cell: &&Cell| cell.back_end == back_end && cell.arch == site.arch;
+        for cell in runs().filter(own) {
             let steer = cell.steer()?;
-            match &too_old {
+            match too_old {
                 Some((version, stop)) if steer.since > *version => {
                     table.skip(&cell.name, stop);
                 }
@@ -204,15 +234,20 @@ fn fill(
 }
 
 /// The newest QEMU that can be had; and, if it is too old for some cells, its version and what to
-/// say of them.
+/// say of them. The cells of other architectures than x86_64 need no newer one than every run.
 #[expect(clippy::type_complexity, reason = "taken apart at once")]
 fn newest_qemu(
+    arch: Arch,
     provision: &Provision<'_>,
 ) -> Result<(Tool, Option<(Option<(u32, u32)>, Stop)>), Stop> {
-    match provision.qemu_since(Some(features::IN_ORDER_SINCE)) {
+    let newest = match arch {
+        Arch::X86_64 => Some(features::IN_ORDER_SINCE),
+        Arch::Aarch64 | Arch::Riscv64 => None,
+    };
+    match provision.qemu_since(arch, newest) {
         Ok(qemu) => Ok((qemu, None)),
-        Err(stop @ Stop::Missing { .. }) => {
-            let qemu = provision.qemu_since(None)?;
+        Err(stop @ Stop::Missing { .. }) if newest.is_some() => {
+            let qemu = provision.qemu_since(arch, None)?;
             let version = Provision::qemu_version(&qemu);
             Ok((qemu, Some((version, stop))))
         }

@@ -4,6 +4,7 @@
 //! that matters. Here every pair of values of two of ring, `event_idx`, `indirect_desc`, `in_order`
 //! and size occurs in some cell, and so does each feature alone; a unit test holds the plan to that.
 
+use super::super::super::arch::Arch;
 use super::super::super::cli::{Interrupts, Machine, Nic};
 use super::super::super::features::{KNOWN, Ring, Steer};
 use super::super::super::stop::Stop;
@@ -38,6 +39,7 @@ pub(super) struct Cell {
     pub(super) features: &'static str,
     pub(super) queue_size: u16,
     pub(super) interrupts: Interrupts,
+    pub(super) arch: Arch,
     pub(super) machine: Machine,
     pub(super) nic: Nic,
     /// Why it is a fact of the table that it is not run.
@@ -61,6 +63,7 @@ impl Cell {
         };
         let machine = match (self.machine, self.nic) {
             (Machine::Q35, Nic::Modern) => String::new(),
+            (Machine::Virt, _) => format!(" {}", self.arch.name()),
             (machine, Nic::Modern) => format!(" {}", machine.name()),
             (machine, Nic::Transitional) => format!(" {} transitional", machine.name()),
         };
@@ -76,6 +79,7 @@ impl Cell {
 const ALL: &str = "+event_idx,+indirect,+in_order,+ring_reset";
 const NONE: &str = "-event_idx,-indirect,-in_order,-ring_reset";
 
+use Arch::{Aarch64, Riscv64};
 use BackEnd::{Qemu, Vhost};
 use Interrupts::{Intx, Msix, Poll};
 use Ring::{Packed, Split};
@@ -165,6 +169,18 @@ const ROWS: [Row; 31] = [
     (Vhost, Split, 256, Msix, "+in_order"),
 ];
 
+/// What is run on other architectures.
+const OTHERS: [(Arch, Row); 8] = [
+    (Aarch64, (Qemu, Split, 256, Msix, "+event_idx,+indirect")),
+    (Aarch64, (Qemu, Packed, 256, Intx, "+event_idx,+indirect")),
+    (Aarch64, (Qemu, Packed, 64, Poll, "-event_idx,-indirect")),
+    (Aarch64, (Vhost, Split, 256, Msix, "+event_idx,+indirect")),
+    (Riscv64, (Qemu, Packed, 256, Msix, "+event_idx,+indirect")),
+    (Riscv64, (Qemu, Split, 256, Intx, "+event_idx,+indirect")),
+    (Riscv64, (Qemu, Split, 64, Poll, "-event_idx,-indirect")),
+    (Riscv64, (Vhost, Split, 256, Msix, "+event_idx,+indirect")),
+];
+
 /// What vhost has and a modern device has no use for, and what it never has.
 const VHOST_FACTS: [(&str, &str); 3] = [
     ("any_layout", "a legacy feature: VERSION_1 includes it"),
@@ -191,6 +207,17 @@ pub(super) fn cells() -> Vec<Cell> {
             machine: Machine::Pc,
             nic,
             name: format!("{}-pc", cell.name),
+            ..cell
+        });
+    }
+    // The rings and the kinds of interrupts on the other architectures.
+    for (arch, row_of) in OTHERS {
+        let interrupts = row_of.3;
+        let cell = row(&row_of);
+        cells.push(Cell {
+            arch,
+            machine: Machine::Virt,
+            name: format!("{}-{}-{}", cell.name, arch.name(), interrupts.name()),
             ..cell
         });
     }
@@ -241,6 +268,7 @@ fn row((back_end, ring, size, interrupts, features): &Row) -> Cell {
         features,
         queue_size: *size,
         interrupts: *interrupts,
+        arch: Arch::X86_64,
         machine: Machine::Q35,
         nic: Nic::Modern,
         fact: None,
@@ -270,6 +298,24 @@ mod tests {
             assert!(steer.ring().is_some(), "{}", cell.name);
             let split = cell.ring == Split;
             assert!(!split || cell.queue_size.is_power_of_two(), "{}", cell.name);
+        }
+    }
+
+    #[test]
+    fn every_architecture_runs_every_ring_and_every_kind_of_interrupt() {
+        for arch in Arch::ALL {
+            let own: Vec<Cell> = cells().into_iter().filter(|c| c.arch == arch).collect();
+            for interrupts in [Msix, Intx, Poll] {
+                assert!(own.iter().any(|cell| cell.interrupts == interrupts));
+            }
+            for ring in [Split, Packed] {
+                assert!(own.iter().any(|cell| cell.ring == ring));
+            }
+            for back_end in [Qemu, Vhost] {
+                assert!(own.iter().any(|cell| cell.back_end == back_end));
+            }
+            let known = |cell: &Cell| arch.machines().contains(&cell.machine);
+            assert!(own.iter().all(known), "{arch:?}");
         }
     }
 
