@@ -1,6 +1,7 @@
 //! A run from the command line's point of view: probe, provide, build, run.
 
 pub(crate) mod matrix;
+mod prepare;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,18 +12,21 @@ use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
 use vring_protocol::Options;
 
+use self::prepare::{
+    Mode, build, choose_accel, choose_mode, look_for_guest, provide_outer, provision,
+};
 use super::arch::Arch;
 use super::channel::{Frame, LocalOutlet};
-use super::cli::{Accel, Interrupts, Machine, Nic, QemuArgs, VhostMode};
+use super::cli::{Interrupts, Machine, Nic, QemuArgs};
 use super::features::{self, Steer};
 use super::job::{GUEST, Job, Link, Load, PEER, PREFIX, Tool};
 use super::limits::{Deadline, TICK};
 use super::outer::{self, Kernel, Outer};
-use super::provision::{Provision, UNPACKING};
-use super::report::{AccelTrial, Failure, PARTIAL, Report, Skipped};
+use super::provision::UNPACKING;
+use super::report::{Failure, PARTIAL, Report};
 use super::stop::Stop;
 use super::ui::Ui;
-use super::{guest, inner, native, probe, process};
+use super::{inner, native, process};
 
 /// Name of the directory of logs, captures and dumps.
 pub(crate) const ARTIFACTS: &str = "artifacts";
@@ -106,40 +110,6 @@ impl Phases<'_> {
             let seconds = start.elapsed().as_secs_f64();
             report.findings.duration_s.insert(name.into(), seconds);
         }
-    }
-}
-
-/// Where vhost comes from, after probing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Native,
-    Nested,
-    Off,
-}
-
-impl Mode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Nested => "nested",
-            Self::Off => "off",
-        }
-    }
-}
-
-fn choose_mode(asked: VhostMode, report: &mut Report) -> Result<Mode, Stop> {
-    match asked {
-        VhostMode::Off => Ok(Mode::Off),
-        VhostMode::Native => probe::native_vhost().map(|()| Mode::Native),
-        VhostMode::Nested => probe::nested().map(|()| Mode::Nested),
-        VhostMode::Auto => match probe::native_vhost() {
-            Ok(()) => Ok(Mode::Native),
-            Err(Stop::Missing { what, why, fix }) => {
-                report.findings.skipped.push(Skipped { what, why, fix });
-                probe::nested().map(|()| Mode::Nested)
-            }
-            Err(stop) => Err(stop),
-        },
     }
 }
 
@@ -242,63 +212,6 @@ fn run_phases(
     let limit = Deadline::seconds(args.time_limit() + 15);
     let mut run = SingleRun { ui, report };
     site.launch(vec![job], out, &dir, limit, phases, &mut run)
-}
-
-/// A guest that was given must be there.
-fn look_for_guest(args: &QemuArgs) -> Result<(), Stop> {
-    match &args.guest {
-        Some(path) if !path.is_file() => {
-            let text = format!("--guest {}: there is no such file", path.display());
-            Err(Stop::Usage(text))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The cache, to oneself as long as the lock is held.
-fn provision<'a>(args: &QemuArgs, ui: &'a Ui) -> Result<(Provision<'a>, File), Stop> {
-    let cache = super::default_out().join("cache");
-    let providing = lock_cache(&cache)?;
-    let provision = Provision {
-        cache,
-        yes: args.yes,
-        ui,
-    };
-    Ok((provision, providing))
-}
-
-/// The QEMU of the outer machine, which runs this machine's own programs.
-fn provide_outer(
-    mode: Mode,
-    arch: Arch,
-    qemu: &Tool,
-    provision: &Provision<'_>,
-) -> Result<Option<Tool>, Stop> {
-    match (mode, arch) {
-        (Mode::Native | Mode::Off, _) => Ok(None),
-        (Mode::Nested, Arch::X86_64) => Ok(Some(qemu.clone())),
-        (Mode::Nested, _) => provision.qemu_since(Arch::X86_64, None).map(Some),
-    }
-}
-
-/// The guest, built unless it was given.
-fn build(
-    args: &QemuArgs,
-    arch: Arch,
-    provision: &Provision<'_>,
-    report: &mut Report,
-) -> Result<PathBuf, Stop> {
-    let guest = match &args.guest {
-        Some(path) => std::path::absolute(path).context("--guest")?,
-        None => {
-            let toolchain = provision.rust_target(arch.target())?;
-            guest::build(&super::workspace(), arch, &toolchain)?
-        }
-    };
-    if let Some(version) = probe::rustc_version() {
-        report.findings.versions.insert("rustc".into(), version);
-    }
-    Ok(guest)
 }
 
 /// What a run has to go by, once everything is provided.
@@ -470,41 +383,6 @@ impl Site {
     }
 }
 
-fn choose_accel(
-    args: &QemuArgs,
-    arch: Arch,
-    machine: Machine,
-    qemu: &super::job::Tool,
-    guest: &Path,
-    report: &mut Report,
-) -> Result<&'static str, Stop> {
-    if args.accel == Accel::Tcg {
-        return Ok("tcg");
-    }
-    if !arch.may_have_kvm() {
-        return match args.accel {
-            Accel::Kvm => Err(Stop::missing(
-                format!("KVM for a guest for {} (--accel kvm)", arch.name()),
-                "this guest is for emulation only",
-                "use --accel tcg",
-            )),
-            Accel::Auto | Accel::Tcg => Ok("tcg"),
-        };
-    }
-    let trial = probe::try_kvm(qemu, guest, machine.name())?;
-    let AccelTrial { works, why, .. } = trial.clone();
-    report.accel_trials.push(trial);
-    match (works, args.accel) {
-        (true, _) => Ok("kvm"),
-        (false, Accel::Kvm) => Err(Stop::missing(
-            "KVM (--accel kvm)",
-            why,
-            "use --accel tcg, or a machine whose KVM works",
-        )),
-        (false, _) => Ok("tcg"),
-    }
-}
-
 /// The outer machine's first frame: until then its console is all there is to see.
 fn wait_for_first(
     frames: &Receiver<Frame>,
@@ -629,7 +507,7 @@ fn merge(report: &mut Report, mut found: super::report::Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::report::Findings;
+    use crate::qemu::report::{Findings, Skipped};
 
     #[test]
     fn a_place_is_for_one_run() {
