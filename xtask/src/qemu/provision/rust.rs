@@ -26,7 +26,7 @@ impl Provision<'_> {
     pub(crate) fn rust_target(&self, target: &str) -> Result<Toolchain, Stop> {
         let sysroot = sysroot()?;
         let from_source = self.without_library(&sysroot, target)?;
-        let linker = linker(&sysroot);
+        let linker = linker(&sysroot, target);
         Ok(Toolchain {
             from_source,
             linker,
@@ -71,7 +71,7 @@ impl Provision<'_> {
 }
 
 /// The linker to use instead of `rust-lld`, which rustup brings and distributions may not.
-fn linker(sysroot: &Path) -> Option<PathBuf> {
+fn linker(sysroot: &Path, target: &str) -> Option<PathBuf> {
     let own = std::fs::read_dir(sysroot.join("lib/rustlib"))
         .into_iter()
         .flatten()
@@ -80,9 +80,21 @@ fn linker(sysroot: &Path) -> Option<PathBuf> {
     if own || process::find_program("rust-lld").is_some() {
         return None;
     }
-    ["ld.lld", "ld"]
+    linkers(target, std::env::consts::ARCH)
         .iter()
         .find_map(|name| process::find_program(name))
+}
+
+/// Names of linkers that link for a target, on a host of this architecture.
+fn linkers(target: &str, host: &str) -> Vec<String> {
+    let arch = target.split('-').next().unwrap_or_default();
+    // Cargo's name says which extensions there are, the linker's does not.
+    let arch = arch.strip_suffix("gc").unwrap_or(arch);
+    let mut names = vec!["ld.lld".to_owned(), format!("{arch}-linux-gnu-ld")];
+    if arch == host {
+        names.push("ld".into());
+    }
+    names
 }
 
 fn sysroot() -> Result<PathBuf, Stop> {
@@ -98,11 +110,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_linker_for_another_architecture_is_no_good() {
+        let riscv = linkers("riscv64gc-unknown-none-elf", "x86_64");
+        assert_eq!(riscv, ["ld.lld", "riscv64-linux-gnu-ld"]);
+        assert!(linkers(TARGET, "x86_64").contains(&"ld".to_owned()));
+    }
+
+    #[test]
     fn the_toolchains_own_linker_is_preferred() {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("lib/rustlib/some-host/bin");
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::write(bin.join("rust-lld"), b"").unwrap();
-        assert_eq!(linker(dir.path()), None);
+        assert_eq!(linker(dir.path(), TARGET), None);
     }
 }
