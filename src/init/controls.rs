@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ops::Deref;
 
-use crate::transport::{Isr, Transport, TransportError};
+use crate::transport::{Isr, ShmRegion, Transport, TransportError};
 
 /// A device's transport without what the initialization does with it.
 ///
@@ -36,6 +36,12 @@ impl Controls<'_> {
     /// As [`Transport::write_config`].
     pub fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
         self.0.write_config(offset, src)
+    }
+
+    /// Where a shared memory region of the device is, as [`Transport::shm_region`].
+    #[must_use]
+    pub fn shm_region(&mut self, id: u8) -> Option<ShmRegion> {
+        self.0.shm_region(id)
     }
 
     /// Takes the handle for the interrupt handler, once.

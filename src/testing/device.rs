@@ -14,7 +14,7 @@ use super::registers::{Queue, Registers};
 use super::transport::FakeTransport;
 use super::violation::Violations;
 use crate::features::{Features, Requirement};
-use crate::transport::{DeviceId, QueueIndex, Status};
+use crate::transport::{DeviceId, QueueIndex, ShmRegion, Status};
 
 /// How a device answers a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,13 @@ impl FakeDevice {
     #[must_use]
     pub fn generation(self, generation: Generation) -> Self {
         self.registers().generation_kind = generation;
+        self
+    }
+
+    /// Has this shared memory region, which only stands for addresses.
+    #[must_use]
+    pub fn shm_region(self, id: u8, region: ShmRegion) -> Self {
+        self.registers().shm_regions.insert(id, region);
         self
     }
 

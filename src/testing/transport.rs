@@ -3,7 +3,7 @@
 use super::device::FakeDevice;
 use crate::features::{Feature, Features};
 use crate::transport::{
-    DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
+    DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, ShmRegion, Status, Transport, TransportError,
 };
 
 /// The driver's end of a [`FakeDevice`].
@@ -119,6 +119,10 @@ unsafe impl Transport for FakeTransport {
 
     fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
         self.device.registers().write_config(offset, src)
+    }
+
+    fn shm_region(&mut self, id: u8) -> Option<ShmRegion> {
+        self.device.registers().shm_regions.get(&id).copied()
     }
 
     fn take_isr(&mut self) -> Option<Isr> {

@@ -66,6 +66,17 @@ impl fmt::Display for QueueIndex {
     }
 }
 
+/// A region of memory that a device shares with its driver (VIRTIO 1.4, 2.10).
+///
+/// Both numbers are the device's word: map the region only where no RAM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShmRegion {
+    /// First physical address.
+    pub address: u64,
+    /// Bytes; at least 1, and the region ends within the address space.
+    pub length: u64,
+}
+
 bitflags::bitflags! {
     /// The device status field (VIRTIO 1.4, 2.1).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -447,6 +458,13 @@ pub unsafe trait Transport {
     /// # Errors
     /// [`TransportError::ConfigOutOfRange`].
     fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError>;
+
+    /// Where the shared memory region `id` of the device is (VIRTIO 1.4, 2.10); what it is for is
+    /// the device type's business. `None`: the device has no such region, or says nonsense of it.
+    fn shm_region(&mut self, id: u8) -> Option<ShmRegion> {
+        let _ = id;
+        None
+    }
 
     /// Takes the handle for the interrupt handler; `None` when it was taken already, or when the
     /// transport has no interrupt status register.

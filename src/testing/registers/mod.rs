@@ -18,7 +18,7 @@ use crate::testing::bus::Bus;
 use crate::testing::device::{Event, Generation, Legacy, ResetAnswer, SuspendAnswer};
 use crate::testing::queue::{Leash, QueueDevice, QueueOptions};
 use crate::testing::violation::Violations;
-use crate::transport::{DeviceId, QueueAreas, QueueIndex, Status, TransportError};
+use crate::transport::{DeviceId, QueueAreas, QueueIndex, ShmRegion, Status, TransportError};
 
 /// One queue.
 pub(in crate::testing) struct Queue {
@@ -93,6 +93,7 @@ pub(in crate::testing) struct Registers {
     pub(in crate::testing) config_changes: VecDeque<Vec<u8>>,
     pub(in crate::testing) generation_kind: Generation,
     generation: u32,
+    pub(in crate::testing) shm_regions: BTreeMap<u8, ShmRegion>,
     pub(in crate::testing) vectors: Option<u16>,
     pub(in crate::testing) config_vector: Option<u16>,
     pub(in crate::testing) reset_answer: ResetAnswer,
@@ -136,6 +137,7 @@ impl Registers {
             config_changes: VecDeque::new(),
             generation_kind: Generation::Steady,
             generation: 0,
+            shm_regions: BTreeMap::new(),
             vectors: None,
             config_vector: None,
             reset_answer: ResetAnswer::After(0),
