@@ -194,8 +194,14 @@ pub trait RegisterAccess: Clone {
     /// A doorbell that writes `value` and the queue's position to `at` each time: see
     /// [`Doorbell::with_data`].
     fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell;
+    /// A doorbell that writes `value` to `at` each time, in one access of 32 bits: over MMIO. See
+    /// [`Doorbell::function`].
+    fn doorbell32(&self, at: Register<u32>, value: u16) -> Doorbell;
     /// A handle that reads `at` each time: see [`Isr::function`].
     fn isr(&self, at: Register<u8>) -> Isr;
+    /// A handle that reads `status` each time and writes to `ack` what it saw: over MMIO. See
+    /// [`Isr::functions`].
+    fn isr_pair(&self, status: Register<u32>, ack: Register<u32>) -> Isr;
 }
 
 /// Loads and stores.
@@ -233,8 +239,14 @@ impl RegisterAccess for Native {
     fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
         Doorbell::register_with_data(at, value)
     }
+    fn doorbell32(&self, at: Register<u32>, value: u16) -> Doorbell {
+        Doorbell::register32(at, value)
+    }
     fn isr(&self, at: Register<u8>) -> Isr {
         Isr::register(at)
+    }
+    fn isr_pair(&self, status: Register<u32>, ack: Register<u32>) -> Isr {
+        Isr::pair(status, ack)
     }
 }
 

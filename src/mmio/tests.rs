@@ -2,6 +2,7 @@ use core::ptr::NonNull;
 use std::vec::Vec;
 
 use super::{Native, RegisterAccess, Registers};
+use crate::transport::Interrupt;
 
 /// Memory in the place of registers: `len` bytes from 8-byte aligned memory on.
 fn registers(memory: &mut [u64], len: usize) -> Registers {
@@ -81,6 +82,41 @@ fn a_doorbell_is_one_16_bit_store_and_an_isr_one_8_bit_load() {
     assert_eq!(isr.ack().bits(), 3);
     let (f, all) = (0xff, bytes(&memory));
     assert_eq!(all[..8], [f, f, 0x34, 0x12, f, f, f, f]);
+}
+
+/// Defends: MM-004, MM-016, MM-018.
+#[test]
+fn over_mmio_a_doorbell_is_one_32_bit_store_and_an_isr_takes_back_what_it_saw() {
+    let mut memory = [
+        !0u64,
+        u64::from_ne_bytes([0xfe, 0xff, 0xff, 0xff, 7, 7, 7, 7]),
+    ];
+    let registers = registers(&mut memory, 16);
+    let doorbell = Native.doorbell32(registers.register(4).unwrap(), 0x1234);
+    let isr = Native.isr_pair(
+        registers.register(8).unwrap(),
+        registers.register(12).unwrap(),
+    );
+    // The position is not told.
+    doorbell.ring(0x5678);
+    // Every bit is set but that of the queues.
+    assert_eq!(isr.ack(), Interrupt::CONFIG);
+    let (f, all) = (0xff, bytes(&memory));
+    assert_eq!(all[..8], [f, f, f, f, 0x34, 0x12, 0, 0]);
+    assert_eq!(all[8..], [0xfe, f, f, f, 2, 0, 0, 0]);
+}
+
+/// Defends: MM-018.
+#[test]
+fn bug_class_73_without_an_event_nothing_is_acknowledged() {
+    let mut memory = [u64::from_ne_bytes([0xfc, 0xff, 0xff, 0xff, 7, 7, 7, 7])];
+    let registers = registers(&mut memory, 8);
+    let isr = Native.isr_pair(
+        registers.register(0).unwrap(),
+        registers.register(4).unwrap(),
+    );
+    assert!(isr.ack().is_empty());
+    assert_eq!(bytes(&memory)[4..], [7; 4]);
 }
 
 #[test]

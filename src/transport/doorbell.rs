@@ -7,7 +7,7 @@ use crate::mmio::Register;
 /// Rings one queue of one device: a place, and the value that belongs there.
 ///
 /// It is computed once, when the queue is enabled, and never reads a register: one ring is one
-/// store (VIRTIO 1.4, 4.1.5.2). It holds a raw address: the transport's constructor made it the
+/// store (VIRTIO 1.4, 4.1.5.2 and 4.2.3.3). It holds a raw address: the transport's constructor made it the
 /// caller's contract that the address stays mapped. After a reset of the device it is inert.
 #[derive(Clone, Copy)]
 pub struct Doorbell {
@@ -20,7 +20,7 @@ pub struct Doorbell {
 #[derive(Clone, Copy)]
 enum Place {
     Register(Register<u16>),
-    /// With `VIRTIO_F_NOTIFICATION_DATA`.
+    /// Over MMIO, and with `VIRTIO_F_NOTIFICATION_DATA`.
     Wide(Register<u32>),
     Function(fn(usize, u32), usize),
 }
@@ -31,6 +31,16 @@ impl Doorbell {
     pub const fn register(register: Register<u16>, value: u16) -> Self {
         Self {
             place: Place::Register(register),
+            value,
+            mask: 0,
+        }
+    }
+
+    /// A 32-bit little-endian register that takes `value`, as over MMIO.
+    #[must_use]
+    pub const fn register32(register: Register<u32>, value: u16) -> Self {
+        Self {
+            place: Place::Wide(register),
             value,
             mask: 0,
         }

@@ -290,6 +290,12 @@ impl RegisterAccess for Fake {
         };
         Doorbell::function(ring, context, value).with_data()
     }
+    fn doorbell32(&self, _: Register<u32>, _: u16) -> Doorbell {
+        panic!("doorbells of PCI without data have 16 bits");
+    }
+    fn isr_pair(&self, _: Register<u32>, _: Register<u32>) -> Isr {
+        panic!("the interrupt status of PCI is one register");
+    }
     fn isr(&self, _: Register<u8>) -> Isr {
         let ack = |context| std::mem::take(&mut of_context(context).model().isr);
         Isr::function(ack, self.0.id << 32)

@@ -67,8 +67,14 @@ impl RegisterAccess for Counted {
     fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
         Native.doorbell_with_data(at, value)
     }
+    fn doorbell32(&self, at: Register<u32>, value: u16) -> Doorbell {
+        Native.doorbell32(at, value)
+    }
     fn isr(&self, at: Register<u8>) -> Isr {
         Native.isr(at)
+    }
+    fn isr_pair(&self, status: Register<u32>, ack: Register<u32>) -> Isr {
+        Native.isr_pair(status, ack)
     }
 }
 
