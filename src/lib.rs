@@ -23,7 +23,7 @@
 //! memory are the [`ring`]'s. Drivers are in [`device`], bridges to other crates in [`adapter`].
 //!
 //! ```text
-//!  adapter ──▶ device ──▶ init ──▶ transport (trait) ◀── transport::pci
+//!  adapter ──▶ device ──▶ init ──▶ transport (trait) ◀── transport::{pci, mmio}
 //!                │          │
 //!                ▼          ▼
 //!            virtqueue ──▶ ring ──▶ memory that the device shares
@@ -34,7 +34,8 @@
 //!
 //! A kernel brings three things: a [`Platform`] (memory and addresses), a
 //! [way to read PCI configuration](transport::pci::ConfigAccess) with a closure that maps device
-//! registers, and a call from its main loop or interrupt handler. The README has them on a page.
+//! registers (or, [over MMIO](transport::mmio), the registers themselves), and a call from its main
+//! loop or interrupt handler. The README has them on a page.
 //!
 //! # A queue
 //!

@@ -94,6 +94,12 @@
 //! [`Violations::set_lenient`] makes it collect instead, which suits tests of a driver that has to
 //! survive rather than to please.
 //!
+//! # Registers
+//!
+//! [`FakeMmio`] puts the registers of MMIO in front of a [`FakeDevice`]: a driver then reaches it
+//! through the crate's own [`MmioTransport`](crate::transport::mmio::MmioTransport), and each access
+//! is checked (`MM`: 4.2) and recorded.
+//!
 //! # A device that lies
 //!
 //! [`HostileDevice`] plays a script of [`Move`]s, or makes them up from a seed, always the same.
@@ -110,6 +116,8 @@ mod device;
 mod hostile;
 #[allow(unsafe_code)] // memory that driver and device share, and the platforms' contract
 mod memory;
+#[allow(unsafe_code)] // addresses that stand for registers, and the contract of a transport
+mod mmio;
 mod packed;
 mod platform;
 mod queue;
@@ -124,6 +132,7 @@ pub use books::{Counts, POISON};
 pub use bus::{Bus, BusFault};
 pub use device::{Event, FakeDevice, Generation, Legacy, ResetAnswer, SuspendAnswer};
 pub use hostile::{HostileDevice, Move, Rng};
+pub use mmio::{FakeMmio, MmioAccess};
 pub use platform::{Bounce, Bouncing, Direct, Discontiguous, Fake, InPlace, Kind, Pages};
 pub use queue::{Chain, QueueDevice, QueueOptions, Segment};
 pub use transport::FakeTransport;

@@ -25,10 +25,12 @@
 //! What this module does not know: rings and buffers.
 
 pub mod config;
+pub mod mmio;
 pub mod pci;
 
 mod doorbell;
 mod isr;
+mod space;
 
 use core::fmt;
 

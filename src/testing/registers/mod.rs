@@ -235,6 +235,12 @@ impl Registers {
         Ok(())
     }
 
+    /// Whether a queue is enabled.
+    pub(in crate::testing) fn is_enabled(&self, index: QueueIndex) -> bool {
+        let queue = self.queues.get(usize::from(index.0));
+        queue.is_some_and(|queue| queue.enabled)
+    }
+
     /// What the doorbell of a queue carries.
     pub(in crate::testing) fn notify_value(&self, index: QueueIndex) -> u16 {
         let data = self.queues.get(usize::from(index.0));
