@@ -535,6 +535,7 @@ fn bug_class_41_shared_memory_that_cannot_be_is_none() {
     assert_eq!(told(0, 0), None);
     assert_eq!(told(0x1000, 0), None);
     assert_eq!(told(0x1000, u64::MAX), None);
+    assert_eq!(told(0, u64::MAX), None);
     assert_eq!(told(u64::MAX, 2), None);
     assert_eq!(told(1 << 63, (1 << 63) + 1), None);
     let (address, length) = (1 << 63, 1 << 63);

@@ -33,7 +33,10 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
     ),
     ("oracle", &["*_oracle"]),
     ("model", &["model"]),
-    ("hostile", &["hostile", "virtqueue_hostile", "pci_*"]),
+    (
+        "hostile",
+        &["hostile", "virtqueue_hostile", "pci_*", "mmio_*"],
+    ),
 ];
 
 /// How Miri interprets tests.
