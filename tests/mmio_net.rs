@@ -254,6 +254,28 @@ fn bug_class_43_a_queue_that_never_resets_is_given_up_in_bounded_time() {
     finish(driver, &platform, &device);
 }
 
+/// QEMU 7.2 offers `VIRTIO_F_RING_RESET` over MMIO, has no such register, and goes on using the queue:
+/// `QueueReset` reads 0 from the start, and `QueueReady` stays 1.
+#[test]
+fn bug_class_62_a_queue_that_is_not_reset_though_that_was_offered_keeps_its_buffers() {
+    let platform = InPlace::new();
+    let (device, mmio, mut driver) = start(&platform, PLAIN);
+    refill(&mut driver);
+    platform.set_patience(10);
+    device.set_queue_reset(ResetAnswer::Never);
+    mmio.lie(0xc0, |_| 0);
+    let (rx, _, control) = driver.parts();
+    let error = control.restart_receive(rx, 8, |_| panic!("the device still has it"));
+    let queue = RECEIVE_QUEUE;
+    let expected = InitFailure::QueueResetNotConfirmed { queue };
+    assert_eq!(error, Err(expected));
+    // The device as a whole does reset, and works again.
+    let (mut driver, recovery) = driver.recover(Some, |_, _| ()).unwrap();
+    assert_eq!(recovery.refilled, 16);
+    works(&mut driver, &device);
+    finish(driver, &platform, &device);
+}
+
 #[test]
 fn bug_class_60_a_device_is_waited_for_and_may_start_again() {
     let platform = Bouncing::new();

@@ -50,6 +50,11 @@
 //! `InterruptStatus` and writes to `InterruptACK` what it saw, and then every queue is looked at:
 //! the status does not say which one it was.
 //!
+//! # What devices get wrong
+//! QEMU's take every selection of feature words above 1 for 1; the repeats are left out. QEMU 7.2
+//! offers `VIRTIO_F_RING_RESET` and has no register for it: such a reset is never confirmed, nothing
+//! is given back, and the device has to be reset instead.
+//!
 //! What this module does not do: it maps nothing, walks no device tree and no ACPI name space, and
 //! waits for nothing. A reset is a write of 0, and whoever wrote it polls the status until it reads
 //! 0.
