@@ -111,6 +111,42 @@ fn goes_on<K: Kind>(platform: &Fake<K>, ring: Ring) {
 }
 
 #[test]
+fn a_burst_whose_first_chain_fills_the_ring_takes_that_one_only() {
+    every_ring!(first_fills);
+}
+
+/// The first chain of a packed batch is taken out of the loop, and must end the burst as any other.
+fn first_fills<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    for (size, n) in [(4, 4), (5, 4), (7, 4), (8, 4), (4, 2), (4, 3), (5, 3)] {
+        if !plain(ring) || ring.sizes(&[size]).is_empty() {
+            continue;
+        }
+        let (fit, left) = (usize::from(size) / n, usize::from(size) % n);
+        let mut rig = Rig::new(platform, ring.features, &config(size, 65_530));
+        for _ in 0..scaled(8, 2) {
+            let mut asked = 0;
+            let Rig { queue, maker, .. } = &mut rig;
+            let mut chains = std::iter::from_fn(|| {
+                asked += 1;
+                Some(maker.chain(n))
+            });
+            match queue.submit_burst(&mut chains) {
+                Ok(submitted) => assert_eq!((left, submitted, asked), (0, fit, fit)),
+                Err(error) => {
+                    assert_eq!((error.submitted, asked), (fit, fit + 1));
+                    assert_ne!(left, 0, "{size} by {n}");
+                }
+            }
+            queue.kick();
+            rig.device.assert_kicked(Q);
+            assert_eq!(rig.serve_and_drain(), fit);
+            assert_eq!(rig.queue.free(), size);
+        }
+        rig.finish(0);
+    }
+}
+
+#[test]
 fn a_burst_asks_nothing_of_an_iterator_that_has_ended() {
     every_ring!(asks_nothing_more);
 }

@@ -1,6 +1,8 @@
 //! What comes back: which chain the device names, and whether it may be believed.
 //!
-//! The device's words are read once each. An id must be that of a chain that is with the device;
+//! The device's words are read once each, into registers, and what was read is what is judged. (The
+//! element at which one loop of a drain ends is read anew by the loop that takes over, and judged
+//! anew: nothing of the first look is kept.) An id must be that of a chain that is with the device;
 //! one look at the chain's slot says so. A length beyond what the chain holds is cut to it, and
 //! counted.
 

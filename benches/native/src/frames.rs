@@ -201,7 +201,7 @@ mod tests {
         frames[3] = others.pop().unwrap();
         assert!(pool.home(frames).is_err(), "one of the wrong pool");
         assert!(other.home(others).is_err(), "one is missing");
-        assert_eq!(region.free_bytes(), free - 2 * 8 * BLOCK);
+        assert_eq!(region.free_bytes(), free - 2 * 8 * STRIDE);
     }
 
     #[test]

@@ -30,3 +30,21 @@ fn a_header_of_either_length_is_put_in_front_and_touches_nothing_else() {
         }
     }
 }
+
+#[test]
+fn a_header_that_is_not_zero_in_any_one_place_is_cleared() {
+    // A modern device that obeys VIRTIO 1.4, 5.1.6.4.1 leaves `num_buffers` at 1.
+    for len in [10, 12] {
+        for place in 0..len {
+            let mut memory: Box<[u8]> = vec![0; 64].into();
+            memory[place] = 1;
+            let mut frame = Window::new(memory, len, 20);
+            assert!(put_header(&mut frame, len));
+            assert_eq!(
+                frame.into_memory(),
+                vec![0; 64].into(),
+                "byte {place} of {len}"
+            );
+        }
+    }
+}
