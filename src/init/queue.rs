@@ -57,7 +57,9 @@ impl QueueConfig {
         }
     }
 
-    /// With cells of so many bytes for headers and replies.
+    /// With cells of so many bytes for headers and replies. A slot with a reply has cache lines of 64
+    /// bytes for itself, so that the device does not write into the line of another slot's header;
+    /// headers alone are packed to 16 bytes.
     #[must_use]
     pub const fn cells(mut self, header: u16, reply: u16) -> Self {
         self.header = header;

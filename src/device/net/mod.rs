@@ -54,8 +54,8 @@
 //!
 //! Buffers whose place is yours to choose begin best [`header_len`] bytes before a cache line and an
 //! odd number of lines apart: then the frame has lines of its own, which stay with the device when
-//! the driver looks at the header, and buffers do not compete for few sets of the cache. Sending
-//! frames back as they came to a device that polls, that makes a third more of them a second.
+//! the driver looks at the header, and buffers do not compete for few sets of the cache. A loop over
+//! DPDK's vhost port became a quarter faster with a packed ring, and a twentieth with a split one.
 //!
 //! A device that is known to poll, such as DPDK's, has to be told nothing: with
 //! [`give_burst`](Receiver::give_burst) and `publish` in place of `refill` and `kick` a round has

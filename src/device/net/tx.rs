@@ -401,8 +401,8 @@ fn make_plain<M: StableBytesMut>(frame: &mut Window<M>, longest: usize) -> bool 
 ///
 /// It is looked at each time: between two uses the block is the caller's, headroom and all. It is
 /// written when it is not all zero already. In a block that comes from the receiver the device's own
-/// header is there, and where that is zero its line of cache stays with the device, which reads it
-/// next.
+/// header is there, and where that is zero, as DPDK leaves it, its line of cache stays with the
+/// device, which reads it next.
 #[inline(always)] // a load and a comparison, where the length is known
 pub(super) fn put_header<M: StableBytesMut>(frame: &mut Window<M>, header_len: usize) -> bool {
     if !frame.grow_front(header_len) {

@@ -128,7 +128,7 @@ impl Group {
             (Self::OneThread, false) => 60,
             (Self::TwoCores, false) => 360,
             (Self::NativeNet, false) => 420,
-            (Self::NativeBlock, false) => 120,
+            (Self::NativeBlock, false) => 240,
             (Self::Guest, false) => 300,
             (Self::Size, false) => 30,
             (Self::Instructions, true) => 60,

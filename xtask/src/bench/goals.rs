@@ -173,7 +173,10 @@ impl Goals {
 struct Figure {
     value: f64,
     by: String,
+    /// It, or what it is compared with, is not to be trusted.
     noisy: bool,
+    /// Incumbents that may be better, and have too few samples.
+    without: Vec<String>,
 }
 
 impl Goal {
@@ -223,6 +226,10 @@ impl Goal {
                 outcome.measured = Some(figure.value);
                 outcome.by = Some(figure.by);
                 outcome.noisy = figure.noisy;
+                if !figure.without.is_empty() {
+                    let without = figure.without.join(", ");
+                    outcome.note = Some(format!("not against {without}: too few samples"));
+                }
             }
             Err(why) => outcome.note = Some(why),
         }
@@ -244,15 +251,22 @@ impl Goal {
         let mut best: Option<Figure> = None;
         let mine = here.iter().filter(near);
         for contender in mine.filter(|c| self.contenders.contains(&c.name)) {
+            let mut noisy = contender.noisy;
+            let ratio = contender.ratio_vs.as_ref();
+            let ratio = ratio.filter(|_| self.measure == Measure::Ratio);
             let value = match self.measure {
                 Measure::Median => contender.median,
-                Measure::Ratio => contender.ratio_vs.as_ref().map(|ratio| ratio.ratio),
+                Measure::Ratio => {
+                    noisy |= ratio.is_some_and(|ratio| ratio.noisy);
+                    ratio.map(|ratio| ratio.ratio)
+                }
                 Measure::Over => contender.median.and_then(|ours| {
                     let base = self.base.as_ref()?;
                     let of_base =
                         |c: &&Contender| c.name == base.contender && c.class == contender.class;
                     let base = contenders(&base.case).iter().find(of_base)?;
                     let enough = has_enough(group, contender) && has_enough(group, base);
+                    noisy |= base.noisy;
                     Some(ours / base.median?).filter(|_| enough)
                 }),
             };
@@ -273,7 +287,8 @@ impl Goal {
                         Class::Any => contender.name.clone(),
                         class => format!("{}, {}", contender.name, class.name()),
                     },
-                    noisy: contender.noisy,
+                    noisy,
+                    without: ratio.map_or_else(Vec::new, |ratio| ratio.without.clone()),
                 });
             }
         }
@@ -372,6 +387,25 @@ case = "1 descriptor"
         assert_eq!(
             (slow[1].measured, slow[1].reached),
             (Some(3.2), Reached::No)
+        );
+    }
+
+    #[test]
+    fn an_incumbent_with_too_few_samples_is_named_beside_the_verdict() {
+        let mut table = figures(10.0, 5);
+        let key = Key {
+            group: Group::TwoCores,
+            case: "c".into(),
+            contender: "virtio-drivers 0.13 indirect".into(),
+        };
+        table.add(key, What::Rejected("not alone".into())).unwrap();
+        let goals = Goals::parse(FILE).unwrap();
+        let outcomes = goals.judge(&[Group::TwoCores], &|group| table.cases(group));
+        let note = outcomes[1].note.as_deref().unwrap();
+        assert!(note.contains("virtio-drivers 0.13 indirect"), "{note}");
+        assert_eq!(
+            (outcomes[0].note.as_ref(), outcomes[1].reached),
+            (None, Reached::Aim)
         );
     }
 

@@ -169,7 +169,9 @@ fn remarks(case: &Case, contender: &Contender) -> String {
     let skipped = skipped.map(|why| format!("skipped: {why}"));
     let rejected = contender.rejected.iter();
     let rejected = rejected.map(|(why, count)| format!("{count} thrown away: {why}"));
-    let all: Vec<String> = unit.chain(skipped).chain(rejected).collect();
+    let without = contender.ratio_vs.iter().flat_map(|ratio| &ratio.without);
+    let without = without.map(|name| format!("not against {name}: too few samples"));
+    let all: Vec<String> = unit.chain(skipped).chain(rejected).chain(without).collect();
     // A bar would end the cell.
     all.join("; ").replace('|', "/").replace('\n', " ")
 }

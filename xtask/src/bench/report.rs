@@ -69,6 +69,21 @@ impl GroupReport {
         let lacks = !self.skips.is_empty() || self.cases.iter().map(skipped).sum::<usize>() > 0;
         let thrown_away = self.rejected();
         let noise = self.figures() == 0 && thrown_away > 0;
+        // One that was measured, and has no figure, is missing as one that was skipped is.
+        let silenced: Vec<String> = self
+            .cases
+            .iter()
+            .flat_map(|case| case.contenders.iter().map(move |one| (case, one)))
+            .filter(|(_, one)| one.median.is_none() && one.skipped.is_none())
+            .map(|(case, one)| format!("{}, {}", case.name, one.name))
+            .collect();
+        if !noise && demand.required && !demand.quick && !silenced.is_empty() {
+            self.skips.push(Skip {
+                reason: format!("all samples were thrown away of: {}", silenced.join("; ")),
+                fix: "run it on a machine that does nothing else".into(),
+            });
+        }
+        let lacks = lacks || !self.skips.is_empty();
         if noise {
             self.skips.push(Skip {
                 reason: format!(
@@ -302,7 +317,9 @@ pub(crate) mod tests {
             "/groups/0/cases/0/contenders/0/name",
             "/groups/0/cases/0/contenders/0/noisy",
             "/groups/0/cases/0/contenders/0/ratio_vs/contender",
+            "/groups/0/cases/0/contenders/0/ratio_vs/noisy",
             "/groups/0/cases/0/contenders/0/ratio_vs/ratio",
+            "/groups/0/cases/0/contenders/0/ratio_vs/without",
             "/groups/0/cases/0/contenders/0/rejected/not alone",
             "/groups/0/cases/0/contenders/0/samples",
             "/groups/0/cases/0/contenders/0/skipped",

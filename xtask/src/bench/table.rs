@@ -14,8 +14,13 @@ const ENOUGH: usize = 5;
 /// What `ratio_vs` says: how many times better, whether the unit is a rate or a cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Ratio {
+    /// The best of the incumbents.
     pub(crate) contender: String,
     pub(crate) ratio: f64,
+    /// Incumbents that may be better: they have too few samples here.
+    pub(crate) without: Vec<String>,
+    /// The figure of the incumbent is not to be trusted.
+    pub(crate) noisy: bool,
 }
 
 /// A contender's figure of a case, in one placement of the cores.
@@ -195,6 +200,13 @@ fn compare(group: Group, case: &mut Case) {
     let enough = |c: &Contender| has_enough(group, c);
     let all = case.contenders.clone();
     let held = |c: &&Contender| c.name.starts_with(incumbent(group)) && enough(c);
+    // Those that take part, whether or not they have a figure in each placement.
+    let mut incumbents: Vec<&str> = all
+        .iter()
+        .filter(|c| c.name.starts_with(incumbent(group)) && c.skipped.is_none())
+        .map(|c| c.name.as_str())
+        .collect();
+    incumbents.dedup();
     for contender in &mut case.contenders {
         let best = all
             .iter()
@@ -212,9 +224,17 @@ fn compare(group: Group, case: &mut Case) {
         if is_one || !enough(contender) || is_floor(&contender.name) {
             continue;
         }
+        let has = |name: &str| {
+            let of = |c: &&Contender| c.name == name && c.class == contender.class;
+            all.iter().filter(of).any(enough)
+        };
+        let without = incumbents.iter().filter(|name| !has(name));
+        let without = without.map(|name| (*name).to_owned()).collect();
         contender.ratio_vs = times_better(unit, ours, theirs).map(|ratio| Ratio {
             contender: best.name.clone(),
             ratio,
+            without,
+            noisy: best.noisy,
         });
     }
 }
@@ -288,6 +308,27 @@ mod tests {
         ];
         let all = table(Group::TwoCores, Unit::NsPerChain, &apart);
         assert_eq!(ratio(&all, "vring", Near), None, "another class");
+    }
+
+    #[test]
+    fn a_ratio_names_the_incumbents_that_it_leaves_out() {
+        use Class::{Far, Near};
+        let said = [
+            ("vring", Near, 20.0, 5),
+            ("vring", Far, 40.0, 5),
+            ("DPDK virtio-user", Near, 10.0, 5),
+            ("DPDK virtio-user", Far, 10.0, 5),
+            ("DPDK virtio-user vectorized", Near, 30.0, 4),
+            ("DPDK virtio-user vectorized", Far, 30.0, 5),
+        ];
+        let all = table(Group::NativeNet, Unit::Mpps, &said);
+        let ratio = |class| {
+            let ours = all.iter().find(|c| c.name == "vring" && c.class == class);
+            ours.unwrap().ratio_vs.clone().unwrap()
+        };
+        assert_eq!(ratio(Near).without, ["DPDK virtio-user vectorized"]);
+        assert_eq!(ratio(Near).ratio, 2.0);
+        assert!(ratio(Far).without.is_empty());
     }
 
     #[test]
