@@ -32,6 +32,8 @@ use volatile::VolatilePtr;
 
 use crate::transport::{Doorbell, Isr};
 
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -456,65 +458,4 @@ pub trait ConfigPorts {
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-mod ports {
-    use super::ConfigPorts;
-    use core::arch::asm;
-
-    /// `in` and `out`. Other ports than the eight of configuration mechanism #1 are not touched:
-    /// they read as all-ones.
-    #[derive(Debug)]
-    pub struct NativePorts(());
-
-    impl NativePorts {
-        /// The ports of this machine.
-        ///
-        /// # Safety
-        /// 1. The CPU may use I/O ports: ring 0, or an I/O permission that allows them.
-        /// 2. `0xcf8` to `0xcff` are PCI configuration mechanism #1, and nothing else uses them
-        ///    meanwhile but other values of this type: the lock is in
-        ///    [`PortIo`](crate::transport::pci::PortIo).
-        #[must_use]
-        pub const unsafe fn new() -> Self {
-            Self(())
-        }
-    }
-
-    const fn ours(port: u16, width: u16) -> bool {
-        port >= 0xcf8 && port <= 0xd00 - width
-    }
-
-    macro_rules! port {
-        ($word:ty, $read:ident, $write:ident, $in:literal, $out:literal, $reg:tt) => {
-            fn $read(&self, port: u16) -> $word {
-                if !ours(port, size_of::<$word>() as u16) {
-                    return <$word>::MAX;
-                }
-                let value: $word;
-                // SAFETY: by the promise at `new`, one of the eight ports.
-                unsafe {
-                    asm!($in, out($reg) value, in("dx") port, options(nostack, preserves_flags));
-                }
-                value
-            }
-
-            fn $write(&self, port: u16, value: $word) {
-                if !ours(port, size_of::<$word>() as u16) {
-                    return;
-                }
-                // SAFETY: by the promise at `new`, one of the eight ports.
-                unsafe {
-                    asm!($out, in("dx") port, in($reg) value, options(nostack, preserves_flags));
-                }
-            }
-        };
-    }
-
-    impl ConfigPorts for NativePorts {
-        port!(u8, read8, write8, "in al, dx", "out dx, al", "al");
-        port!(u16, read16, write16, "in ax, dx", "out dx, ax", "ax");
-        port!(u32, read32, write32, "in eax, dx", "out dx, eax", "eax");
-    }
-}
-
-#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-pub use ports::NativePorts;
+pub use ports::{NativePorts, Ports};

@@ -23,6 +23,19 @@ enum Place {
     /// Over MMIO, and with `VIRTIO_F_NOTIFICATION_DATA`.
     Wide(Register<u32>),
     Function(fn(usize, u32), usize),
+    /// Through the window of a PCI device.
+    Remote {
+        remote: &'static dyn Remote,
+        which: [u8; 2],
+        offset: u32,
+    },
+}
+
+/// Registers that are written by a call: which structure of them, and where in it, are the
+/// implementation's own numbers.
+pub(crate) trait Remote: Sync {
+    /// Writes `width` bytes, 2 or 4, after every earlier store to memory.
+    fn store(&self, which: [u8; 2], offset: u32, width: u8, value: u32);
 }
 
 impl Doorbell {
@@ -67,6 +80,23 @@ impl Doorbell {
         }
     }
 
+    /// A register of 16 bits, or of 32 for a device that is told the queue's position.
+    pub(crate) const fn remote(
+        remote: &'static dyn Remote,
+        which: [u8; 2],
+        offset: u32,
+        value: u16,
+        with_data: bool,
+    ) -> Self {
+        let place = Place::Remote {
+            remote,
+            which,
+            offset,
+        };
+        let mask = if with_data { !0 } else { 0 };
+        Self { place, value, mask }
+    }
+
     /// The same function, told the queue's position too, in the high half of the value
     /// (`VIRTIO_F_NOTIFICATION_DATA`: VIRTIO 1.4, 2.9). A register stays as it is.
     #[must_use]
@@ -98,7 +128,23 @@ impl Doorbell {
         match self.place {
             Place::Function(function, context) => function(context, value),
             Place::Wide(register) => register.store(value),
+            Place::Remote { .. } => self.ring_remote(value),
             Place::Register(_) => {}
+        }
+    }
+
+    /// Slow as it is, it is kept out of those that ring.
+    #[cold]
+    #[inline(never)]
+    fn ring_remote(&self, value: u32) {
+        if let Place::Remote {
+            remote,
+            which,
+            offset,
+        } = self.place
+        {
+            let width = if self.mask == 0 { 2 } else { 4 };
+            remote.store(which, offset, width, value);
         }
     }
 }
@@ -111,6 +157,10 @@ impl fmt::Debug for Doorbell {
             Place::Register(at) => write!(f, "Doorbell({at:?} <- {value})"),
             Place::Wide(at) => write!(f, "Doorbell({at:?} <- {value}{data})"),
             Place::Function(_, context) => write!(f, "Doorbell(f({context:#x}, {value}{data}))"),
+            Place::Remote { offset, which, .. } => {
+                let [_, bar] = which;
+                write!(f, "Doorbell(BAR {bar} at {offset:#x} <- {value}{data})")
+            }
         }
     }
 }

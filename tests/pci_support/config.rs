@@ -31,6 +31,24 @@ impl Cap {
         cap
     }
 
+    /// `struct virtio_pci_cfg_cap`: the window.
+    pub fn window() -> Self {
+        let mut cap = Self::virtio(5, 0, 0, 0);
+        cap.0.extend([0; 4]);
+        cap.0[2] = 20;
+        cap
+    }
+
+    /// `struct virtio_pci_cap64`: a shared memory region.
+    pub fn shared_memory(id: u8, bar: u8, offset: u64, length: u64) -> Self {
+        let mut cap = Self::virtio(8, bar, offset as u32, length as u32);
+        cap.0.extend(((offset >> 32) as u32).to_le_bytes());
+        cap.0.extend(((length >> 32) as u32).to_le_bytes());
+        cap.0[2] = 24;
+        cap.0[5] = id;
+        cap
+    }
+
     /// MSI-X with a table of `vectors` at `offset` of `bar`.
     pub fn msix(vectors: u16, bar: u32, offset: u32) -> Self {
         let mut bytes = vec![0x11, 0];
@@ -49,6 +67,9 @@ pub struct FakeFunction {
     bar_masks: [u32; 6],
     /// Where the MSI-X control word is.
     msix: Option<u16>,
+    /// Where the window is, and what it may show: BAR, offset, length.
+    window: Option<u16>,
+    structures: Vec<(u8, u32, u32)>,
     pub msix_stuck_off: bool,
     pub msix_stuck_masked: bool,
     pub command_stuck: u16,
@@ -60,6 +81,8 @@ impl FakeFunction {
             space: vec![0; 4096],
             bar_masks: [0; 6],
             msix: None,
+            window: None,
+            structures: Vec::new(),
             msix_stuck_off: false,
             msix_stuck_masked: false,
             command_stuck: 0,
@@ -133,18 +156,46 @@ impl FakeFunction {
     pub fn caps(mut self, caps: Vec<Cap>) -> Self {
         let mut at = 0x40;
         let mut link = 0x34;
-        for Cap(bytes) in caps {
+        for Cap(bytes) in &caps {
             self.space[link] = at as u8;
-            self.space[at..at + bytes.len()].copy_from_slice(&bytes);
+            self.space[at..at + bytes.len()].copy_from_slice(bytes);
             self.space[at + 1] = 0;
-            if bytes[0] == 0x11 {
-                self.msix = Some(at as u16 + 2);
+            match bytes.as_slice() {
+                [0x11, ..] => self.msix = Some(at as u16 + 2),
+                [0x09, _, _, 5, ..] => self.window = Some(at as u16),
+                &[0x09, _, _, _, bar, ..] => {
+                    let word = |i: usize| u32::from_le_bytes(bytes[i..i + 4].try_into().unwrap());
+                    self.structures.push((bar, word(8), word(12)));
+                }
+                _ => {}
             }
             link = at + 1;
             at += bytes.len().next_multiple_of(4);
             assert!(at <= 256, "the capabilities do not fit");
         }
         self
+    }
+
+    /// What the window shows when its data is accessed at `at`: the BAR and the offset.
+    fn shown(&self, at: u16, width: u16) -> Option<(u8, u32)> {
+        let window = self
+            .window
+            .filter(|window| (window + 16..window + 20).contains(&at))?;
+        let bar = self.space[usize::from(window) + 4];
+        let (offset, length) = (self.get32(window + 8), self.get32(window + 12));
+        assert_eq!(
+            (at, width.into()),
+            (window + 16, length),
+            "data as long as the length"
+        );
+        let inside =
+            |s: &&(u8, u32, u32)| s.0 == bar && offset >= s.1 && offset - s.1 + length <= s.2;
+        let structure = self.structures.iter().find(inside);
+        assert!(
+            structure.is_some(),
+            "BAR {bar}, offset {offset:#x}: in no structure"
+        );
+        Some((bar, offset))
     }
 
     pub fn command(&self) -> u16 {
@@ -172,6 +223,21 @@ impl FakeFunction {
                 let fixed = self.get32(at) & !mask & 0xf;
                 self.put32(at.into(), value & mask | fixed);
             }
+            (at, 1) if Some(at.wrapping_sub(4)) == self.window => {
+                self.space[usize::from(at)] = value as u8
+            }
+            (at, 4) if Some(at.wrapping_sub(8)) == self.window => {
+                let length = self.get32(at + 4);
+                assert!(
+                    value.is_multiple_of(length),
+                    "offset {value:#x}, length {length}"
+                );
+                self.put32(at.into(), value);
+            }
+            (at, 4) if Some(at.wrapping_sub(12)) == self.window => {
+                assert!(matches!(value, 1 | 2 | 4), "length {value}");
+                self.put32(at.into(), value);
+            }
             (at, 2) if Some(at) == self.msix => {
                 let writable = if self.msix_stuck_off { 0 } else { 0xc000 };
                 let fixed = self.get16(at) & !writable;
@@ -190,6 +256,9 @@ pub struct FakeConfig {
     /// Writes, in order: register, width in bytes, value.
     pub writes: RefCell<Vec<(u16, u16, u32)>>,
     pub reads: RefCell<usize>,
+    /// What the window of the function shows, and which BARs and offsets it showed.
+    pub device: RefCell<Option<super::Fake>>,
+    pub shown: RefCell<Vec<(u8, u32, u16)>>,
 }
 
 impl FakeConfig {
@@ -218,6 +287,11 @@ impl FakeConfig {
         let Some(function) = functions.get(&address) else {
             return !0;
         };
+        if let Some((bar, offset)) = function.shown(at, width) {
+            self.shown.borrow_mut().push((bar, offset, width));
+            let device = self.device.borrow();
+            return device.as_ref().unwrap().read_at(offset as usize, width);
+        }
         let at = usize::from(at);
         (0..usize::from(width))
             .rev()
@@ -230,6 +304,17 @@ impl FakeConfig {
             "write of {width} at {at:#x}"
         );
         self.writes.borrow_mut().push((at, width, value));
+        let functions = self.functions.borrow();
+        let shown = functions.get(&address).and_then(|f| f.shown(at, width));
+        drop(functions);
+        if let Some((bar, offset)) = shown {
+            self.shown.borrow_mut().push((bar, offset, width));
+            let device = self.device.borrow();
+            return device
+                .as_ref()
+                .unwrap()
+                .write_at(offset as usize, width, value);
+        }
         if let Some(function) = self.functions.borrow_mut().get_mut(&address) {
             function.write(at, width, value);
         }

@@ -231,17 +231,52 @@ impl Fake {
     fn read(&self, address: usize, width: u16) -> u32 {
         let at = self.offset(address);
         assert_eq!(address % usize::from(width), 0, "misaligned");
-        let mut model = self.model();
-        model.reads.push((at, width));
-        model.read(at, width)
+        self.read_at(at, width)
     }
 
     fn write(&self, address: usize, width: u16, value: u32) {
         let at = self.offset(address);
         assert_eq!(address % usize::from(width), 0, "misaligned");
+        self.write_at(at, width, value);
+    }
+
+    /// Reads a register by its offset in BAR 4, however it is reached.
+    pub fn read_at(&self, at: usize, width: u16) -> u32 {
+        let mut model = self.model();
+        model.reads.push((at, width));
+        model.read(at, width)
+    }
+
+    /// Writes a register by its offset in BAR 4.
+    pub fn write_at(&self, at: usize, width: u16, value: u32) {
         let mut model = self.model();
         model.writes.push(Write(at, width, value));
         model.write(at, width, value);
+    }
+
+    pub fn doorbell_at(&self, at: usize, value: u16) -> Doorbell {
+        let ring = |context, value| {
+            of_context(context)
+                .model()
+                .rings
+                .push((context & 0xffff_ffff, value as u16));
+        };
+        Doorbell::function(ring, self.0.id << 32 | at, value)
+    }
+
+    pub fn doorbell_with_data_at(&self, at: usize, value: u16) -> Doorbell {
+        let ring = |context, value| {
+            of_context(context)
+                .model()
+                .data_rings
+                .push((context & 0xffff_ffff, value))
+        };
+        Doorbell::function(ring, self.0.id << 32 | at, value).with_data()
+    }
+
+    pub fn isr_handle(&self) -> Isr {
+        let ack = |context| std::mem::take(&mut of_context(context).model().isr);
+        Isr::function(ack, self.0.id << 32)
     }
 }
 
@@ -271,24 +306,10 @@ impl RegisterAccess for Fake {
         self.write(at.address(), 4, value);
     }
     fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
-        let context = self.0.id << 32 | self.offset(at.address());
-        let ring = |context, value| {
-            of_context(context)
-                .model()
-                .rings
-                .push((context & 0xffff_ffff, value as u16));
-        };
-        Doorbell::function(ring, context, value)
+        self.doorbell_at(self.offset(at.address()), value)
     }
     fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
-        let context = self.0.id << 32 | self.offset(at.address());
-        let ring = |context, value| {
-            of_context(context)
-                .model()
-                .data_rings
-                .push((context & 0xffff_ffff, value))
-        };
-        Doorbell::function(ring, context, value).with_data()
+        self.doorbell_with_data_at(self.offset(at.address()), value)
     }
     fn doorbell32(&self, _: Register<u32>, _: u16) -> Doorbell {
         panic!("doorbells of PCI without data have 16 bits");
@@ -297,8 +318,7 @@ impl RegisterAccess for Fake {
         panic!("the interrupt status of PCI is one register");
     }
     fn isr(&self, _: Register<u8>) -> Isr {
-        let ack = |context| std::mem::take(&mut of_context(context).model().isr);
-        Isr::function(ack, self.0.id << 32)
+        self.isr_handle()
     }
 }
 
@@ -397,6 +417,9 @@ impl Model {
                 let from = &bytes[..usize::from(width)];
                 self.config[at - 0x2000..][..from.len()].copy_from_slice(from);
             }
+            // A doorbell that is a write of a register, as through the window.
+            0x3000..0x4000 if width == 2 => self.rings.push((at, value as u16)),
+            0x3000..0x4000 => self.data_rings.push((at, value)),
             0x10000.. => {
                 assert_eq!(width, 4, "width of an MSI-X table access");
                 self.msix_table[(at - 0x10000) / 4] = value;

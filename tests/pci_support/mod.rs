@@ -6,9 +6,11 @@
 
 pub mod config;
 pub mod device;
+pub mod ports;
 
 pub use config::{Cap, FakeConfig, FakeFunction};
 pub use device::{Fake, Write};
+pub use ports::{FakePorts, PORT, Shared};
 
 use vring::platform::DmaAddr;
 use vring::transport::QueueAreas;

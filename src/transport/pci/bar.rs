@@ -68,7 +68,7 @@ pub enum BarError {
         /// Bytes that it needs.
         size: u64,
     },
-    /// The BAR is in I/O space.
+    /// The BAR is in I/O space, where memory is needed, or nobody gave the ports.
     Io {
         /// The number.
         bar: u8,
@@ -110,12 +110,14 @@ impl fmt::Display for BarError {
             Self::Unassigned { bar, size } => write!(
                 f,
                 "BAR {bar} has no address: firmware, or the kernel before this call, must assign \
-                 {size:#x} bytes"
+                 {size:#x} bytes (`pci::assign_bars` does)"
             ),
             Self::Io { bar, port } => {
                 write!(
                     f,
-                    "BAR {bar} is in I/O space, at port {port:#x}; memory is needed"
+                    "BAR {bar} is in I/O space, at port {port:#x}, and these ports were not given: \
+                     structures of registers can be in ports (`with_ports`), tables and shared \
+                     memory cannot"
                 )
             }
             Self::Wraps { bar, address, size } => write!(
@@ -146,82 +148,154 @@ impl Bar {
     /// # Errors
     /// Any [`BarError`] but `Io` and `Outside`.
     pub fn read(config: &impl ConfigAccess, address: Address, bar: u8) -> Result<Self, BarError> {
-        let low = first_half(config, address, bar)?;
-        let command = config.read16(address, COMMAND);
-        config.write16(address, COMMAND, command & !(COMMAND_IO | COMMAND_MEMORY));
-        let result = Self::probe(config, address, bar, low);
-        config.write16(address, COMMAND, command);
-        result
+        Shape::read(config, address, bar)?.resolve()
     }
 
-    /// With decoding off.
-    fn probe(
+    /// Where `length` bytes at `offset` are, wholly inside the BAR.
+    fn place(self, bar: u8, offset: u64, length: u64) -> Result<Spot, BarError> {
+        let size = match self {
+            Self::Io { size, .. } => size.into(),
+            Self::Memory { size, .. } => size,
+        };
+        let inside = offset.checked_add(length).is_some_and(|end| end <= size);
+        let spot = match self {
+            Self::Memory { address, .. } => address.checked_add(offset).map(Spot::Memory),
+            // Below the size of the BAR it fits.
+            Self::Io { port, .. } => port.checked_add(offset as u32).map(Spot::Ports),
+        };
+        spot.filter(|_| inside).ok_or(BarError::Outside {
+            bar,
+            offset,
+            length,
+            size,
+        })
+    }
+}
+
+/// What a BAR asks for, whether or not it has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) bar: u8,
+    /// The address or port that it has; 0 for none.
+    pub(super) base: u64,
+    /// Bytes, or ports; a power of two.
+    pub(super) size: u64,
+    pub(super) kind: Kind,
+}
+
+/// Which addresses a BAR can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Io {
+        /// It has no more than 16 bits.
+        short: bool,
+    },
+    Memory {
+        /// It has 64 bits.
+        wide: bool,
+        prefetchable: bool,
+    },
+}
+
+impl Shape {
+    /// Reads and sizes a BAR, with the function's decoding off; puts everything back.
+    pub(super) fn read(
         config: &impl ConfigAccess,
         address: Address,
         bar: u8,
-        low: u32,
     ) -> Result<Self, BarError> {
+        let low = first_half(config, address, bar)?;
+        let shape = with_decoding_off(config, address, || Self::probe(config, address, bar, low));
+        match shape.size {
+            0 => Err(BarError::Unimplemented { bar }),
+            _ => Ok(shape),
+        }
+    }
+
+    /// With decoding off.
+    fn probe(config: &impl ConfigAccess, address: Address, bar: u8, low: u32) -> Self {
         let at = register(bar);
         let low_mask = mask(config, address, at, low);
         if low & 1 != 0 {
-            let size = lowest_bit((low_mask & !3).into()) as u32;
-            return match (low & !3, size) {
-                (_, 0) => Err(BarError::Unimplemented { bar }),
-                (0, size) => Err(BarError::Unassigned {
-                    bar,
-                    size: size.into(),
-                }),
-                (port, size) => Ok(Self::Io { port, size }),
+            return Self {
+                bar,
+                base: (low & !3).into(),
+                size: lowest_bit((low_mask & !3).into()),
+                kind: Kind::Io {
+                    short: low_mask >> 16 == 0,
+                },
             };
         }
-        let (high, high_mask) = if is_wide(low) {
+        let wide = is_wide(low);
+        let (high, high_mask) = if wide {
             let high = config.read32(address, at + 4);
             (high, mask(config, address, at + 4, high))
         } else {
             (0, 0)
         };
-        let base = u64::from(high) << 32 | u64::from(low & !0xf);
-        let size = lowest_bit(u64::from(high_mask) << 32 | u64::from(low_mask & !0xf));
-        if size == 0 {
-            return Err(BarError::Unimplemented { bar });
+        Self {
+            bar,
+            base: u64::from(high) << 32 | u64::from(low & !0xf),
+            size: lowest_bit(u64::from(high_mask) << 32 | u64::from(low_mask & !0xf)),
+            kind: Kind::Memory {
+                wide,
+                prefetchable: low & 8 != 0,
+            },
         }
-        if base == 0 {
-            return Err(BarError::Unassigned { bar, size });
-        }
-        if base.checked_add(size - 1).is_none() {
-            return Err(BarError::Wraps {
+    }
+
+    /// The BAR with its address, if it has one.
+    fn resolve(self) -> Result<Bar, BarError> {
+        let Self {
+            bar,
+            base,
+            size,
+            kind,
+        } = self;
+        match kind {
+            _ if base == 0 => Err(BarError::Unassigned { bar, size }),
+            // Both fit the register's 32 bits.
+            Kind::Io { .. } => Ok(Bar::Io {
+                port: base as u32,
+                size: size as u32,
+            }),
+            Kind::Memory { .. } if base.checked_add(size - 1).is_none() => Err(BarError::Wraps {
                 bar,
                 address: base,
                 size,
-            });
-        }
-        Ok(Self::Memory {
-            address: base,
-            size,
-            prefetchable: low & 8 != 0,
-        })
-    }
-
-    /// The physical address of `length` bytes at `offset`, wholly inside a memory BAR.
-    fn place(self, bar: u8, offset: u64, length: u64) -> Result<u64, BarError> {
-        match self {
-            Self::Io { port, .. } => Err(BarError::Io { bar, port }),
-            Self::Memory { address, size, .. } => {
-                let end = offset.checked_add(length);
-                end.filter(|&end| end <= size)
-                    .and_then(|_| address.checked_add(offset))
-                    .ok_or(BarError::Outside {
-                        bar,
-                        offset,
-                        length,
-                        size,
-                    })
-            }
+            }),
+            Kind::Memory { prefetchable, .. } => Ok(Bar::Memory {
+                address: base,
+                size,
+                prefetchable,
+            }),
         }
     }
 }
 
-const fn register(bar: u8) -> u16 {
+/// Calls `f` while the function decodes neither memory nor I/O, and puts the command register back.
+pub(super) fn with_decoding_off<R>(
+    config: &impl ConfigAccess,
+    address: Address,
+    f: impl FnOnce() -> R,
+) -> R {
+    let command = config.read16(address, COMMAND);
+    config.write16(address, COMMAND, command & !(COMMAND_IO | COMMAND_MEMORY));
+    let result = f();
+    config.write16(address, COMMAND, command);
+    result
+}
+
+/// Where something in a BAR is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spot {
+    /// At a physical address.
+    Memory(u64),
+    /// At a port.
+    Ports(u32),
+}
+
+pub(super) const fn register(bar: u8) -> u16 {
     0x10 + 4 * bar as u16
 }
 
@@ -281,11 +355,19 @@ impl<'a, C: ConfigAccess> Bars<'a, C> {
         }
     }
 
-    /// The physical address of `length` bytes at `offset` of a memory BAR.
-    pub(super) fn place(&mut self, bar: u8, offset: u64, length: u64) -> Result<u64, BarError> {
+    /// Where `length` bytes at `offset` of a BAR are.
+    pub(super) fn place(&mut self, bar: u8, offset: u64, length: u64) -> Result<Spot, BarError> {
         let known = self.known.get_mut(usize::from(bar));
         let known = known.ok_or(BarError::Reserved { bar })?;
         let read = || Bar::read(self.config, self.address, bar);
         (*known.get_or_insert_with(read))?.place(bar, offset, length)
+    }
+
+    /// The physical address of `length` bytes at `offset` of a memory BAR.
+    pub(super) fn memory(&mut self, bar: u8, offset: u64, length: u64) -> Result<u64, BarError> {
+        match self.place(bar, offset, length)? {
+            Spot::Memory(address) => Ok(address),
+            Spot::Ports(port) => Err(BarError::Io { bar, port }),
+        }
     }
 }

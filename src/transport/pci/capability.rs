@@ -14,6 +14,13 @@ pub(super) const VENDOR_SPECIFIC: u8 = 0x09;
 /// MSI-X.
 pub(super) const MSIX: u8 = 0x11;
 
+/// The configuration access window, of the types of virtio structures.
+#[doc(alias = "VIRTIO_PCI_CAP_PCI_CFG")]
+pub(super) const PCI_CFG: u8 = 5;
+/// A shared memory region.
+#[doc(alias = "VIRTIO_PCI_CAP_SHARED_MEMORY_CFG")]
+pub(super) const SHARED_MEMORY: u8 = 8;
+
 /// One capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
@@ -89,10 +96,14 @@ impl<C: ConfigAccess> Iterator for Capabilities<'_, C> {
 pub(super) struct VirtioCapability {
     pub(super) cfg_type: u8,
     pub(super) bar: u8,
+    /// Tells shared memory regions apart.
+    pub(super) id: u8,
     pub(super) offset: u32,
     pub(super) length: u32,
-    /// The word that follows: the multiplier of the notification structure.
+    /// The words that follow, as far as there are any: the multiplier of the notification
+    /// structure, or the upper halves of offset and length, or the data of the window.
     pub(super) extra: Option<u32>,
+    pub(super) extra_high: Option<u32>,
 }
 
 impl VirtioCapability {
@@ -112,13 +123,20 @@ impl VirtioCapability {
         if capability.id != VENDOR_SPECIFIC || !has(Self::SIZE) {
             return None;
         }
-        let [bar, ..] = config.read32(address, at + 4).to_le_bytes();
+        let [bar, id, ..] = config.read32(address, at + 4).to_le_bytes();
+        // What follows is data where reading it may do something: it is not read of the window.
+        let read = |at| match cfg_type {
+            PCI_CFG => 0,
+            _ => config.read32(address, at),
+        };
         Some(Self {
             cfg_type,
             bar,
+            id,
             offset: config.read32(address, at + 8),
             length: config.read32(address, at + 12),
-            extra: has(Self::SIZE + 4).then(|| config.read32(address, at + Self::SIZE)),
+            extra: has(Self::SIZE + 4).then(|| read(at + Self::SIZE)),
+            extra_high: has(Self::SIZE + 8).then(|| read(at + Self::SIZE + 4)),
         })
     }
 }

@@ -1,14 +1,17 @@
 //! Where the structures of a modern device are (VIRTIO 1.4, 4.1.4).
 //!
-//! A device may offer several instances of a structure, in its order of preference. The first one
-//! that can be used is; why an earlier one could not is remembered, and is the error when no later
-//! one can.
+//! A device may offer several instances of a structure, in its order of preference. Of those in
+//! memory the first one that can be used is; else the first one in ports, where the kernel has
+//! them; else the first one, through the window in configuration space, where the kernel wants
+//! that. Why an instance could not be used is remembered, and is the error when no other can.
 
 use core::fmt;
 
 use super::access::ConfigAccess;
-use super::bar::Bars;
-use super::capability::{Capabilities, VENDOR_SPECIFIC, VirtioCapability};
+use super::bar::{BarError, Bars, Spot};
+use super::capability::{Capabilities, PCI_CFG, SHARED_MEMORY, VENDOR_SPECIFIC, VirtioCapability};
+use super::shm::SharedMemory;
+use super::window::At;
 use super::{Function, PciError};
 
 /// A structure of registers.
@@ -27,6 +30,8 @@ pub enum Structure {
     /// Device-specific configuration (4.1.4.6).
     #[doc(alias = "VIRTIO_PCI_CAP_DEVICE_CFG")]
     Device,
+    /// What a legacy device has instead of all of these, in BAR 0 (4.1.4.10).
+    Legacy,
 }
 
 impl Structure {
@@ -42,28 +47,29 @@ impl Structure {
     }
 
     /// The least length in bytes that can be worked with.
-    const fn needed(self) -> u32 {
+    pub(super) const fn needed(self) -> u32 {
         match self {
             Self::Common => 56,
+            Self::Legacy => 20,
             Self::Notify => 2,
             Self::Isr | Self::Device => 1,
         }
     }
 
     /// The most that is mapped. A structure may be longer: a driver maps what it needs (4.1.4.1).
-    const fn mapped(self) -> u32 {
+    pub(super) const fn mapped(self) -> u32 {
         match self {
             Self::Common => 64,
             Self::Notify => 16 << 20,
             Self::Isr => 1,
-            Self::Device => 4096,
+            Self::Device | Self::Legacy => 4096,
         }
     }
 
-    /// Of the offset in the BAR, in bytes.
-    const fn alignment(self) -> u32 {
+    /// Of the offset in the BAR, and of the place in the end, in bytes.
+    pub(super) const fn alignment(self) -> u32 {
         match self {
-            Self::Common | Self::Device => 4,
+            Self::Common | Self::Device | Self::Legacy => 4,
             Self::Notify => 2,
             Self::Isr => 1,
         }
@@ -77,52 +83,120 @@ impl fmt::Display for Structure {
             Self::Notify => "notification structure",
             Self::Isr => "ISR status",
             Self::Device => "device-specific configuration",
+            Self::Legacy => "legacy header",
         })
     }
 }
 
-/// A range of physical addresses: what the kernel is asked to map.
+/// One instance of a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Located {
-    pub(super) structure: Structure,
-    pub(super) address: u64,
+pub(super) struct Located<T> {
+    /// Where it begins.
+    pub(super) at: T,
+    /// Bytes, as many as are needed.
     pub(super) length: u32,
     /// `notify_off_multiplier`; 0 for other structures.
     pub(super) multiplier: u32,
 }
 
-/// Where everything is.
-#[derive(Debug)]
-pub(super) struct Layout {
-    pub(super) common: Located,
-    pub(super) notify: Located,
-    pub(super) isr: Located,
-    pub(super) device: Option<Located>,
+/// An I/O BAR's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) bar: u8,
+    pub(super) port: u32,
 }
 
-/// What was found of one structure.
-#[derive(Clone, Copy)]
-enum Found {
-    Nothing,
-    Unusable(PciError),
-    Usable(Located),
+/// What was found of one structure: its first instance of each kind, and the first that is of none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) structure: Structure,
+    /// At a physical address.
+    pub(super) memory: Option<Located<u64>>,
+    /// At a port.
+    pub(super) ports: Option<Located<Port>>,
+    /// Where the window would show it.
+    pub(super) window: Option<Located<At>>,
+    pub(super) unusable: Option<PciError>,
 }
 
 impl Found {
-    fn required(self, structure: Structure) -> Result<Located, PciError> {
-        match self {
-            Self::Usable(located) => Ok(located),
-            Self::Unusable(error) => Err(error),
-            Self::Nothing => Err(PciError::Missing { structure }),
+    const fn nothing(structure: Structure) -> Self {
+        Self {
+            structure,
+            memory: None,
+            ports: None,
+            window: None,
+            unusable: None,
         }
     }
+
+    /// Takes an instance into account.
+    fn add<C: ConfigAccess>(&mut self, bars: &mut Bars<'_, C>, capability: &VirtioCapability) {
+        let (structure, bar) = (self.structure, capability.bar);
+        let (offset, length) = (capability.offset, capability.length);
+        let multiplier = match check(structure, capability) {
+            Ok(multiplier) => multiplier,
+            Err(error) => return self.refuse(error),
+        };
+        fn located<T>(at: T, length: u32, multiplier: u32) -> Located<T> {
+            Located {
+                at,
+                length,
+                multiplier,
+            }
+        }
+        let mapped = length.min(structure.mapped());
+        let spot = bars.place(bar, offset.into(), length.into());
+        if is_in_bar(spot, offset, length) {
+            let at = At {
+                capability: 0,
+                bar,
+                offset,
+            };
+            self.window.get_or_insert(located(at, mapped, multiplier));
+        }
+        match spot {
+            Ok(Spot::Memory(at)) => {
+                self.memory.get_or_insert(located(at, mapped, multiplier));
+            }
+            Ok(Spot::Ports(port)) => {
+                let at = Port { bar, port };
+                self.ports.get_or_insert(located(at, mapped, multiplier));
+            }
+            Err(error) => self.refuse(PciError::Bar { structure, error }),
+        }
+    }
+
+    fn refuse(&mut self, error: PciError) {
+        log::debug!("an instance is skipped: {error}");
+        self.unusable.get_or_insert(error);
+    }
+}
+
+/// Where everything is.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) common: Found,
+    pub(super) notify: Found,
+    pub(super) isr: Found,
+    pub(super) device: Found,
+    pub(super) shared_memory: SharedMemory,
+    /// Where the window's capability begins.
+    pub(super) window: Option<u8>,
 }
 
 /// Finds the structures. Decoding of the function is off while its BARs are probed.
 pub(super) fn locate(config: &impl ConfigAccess, function: &Function) -> Result<Layout, PciError> {
     let address = function.address;
     let mut bars = Bars::new(config, address);
-    let [mut common, mut notify, mut isr, mut device] = [Found::Nothing; 4];
+    let mut layout = Layout {
+        common: Found::nothing(Structure::Common),
+        notify: Found::nothing(Structure::Notify),
+        isr: Found::nothing(Structure::Isr),
+        device: Found::nothing(Structure::Device),
+        shared_memory: SharedMemory::default(),
+        window: None,
+    };
     let mut any = false;
     for capability in Capabilities::new(config, address) {
         if capability.id != VENDOR_SPECIFIC {
@@ -133,54 +207,40 @@ pub(super) fn locate(config: &impl ConfigAccess, function: &Function) -> Result<
             log::debug!("{address}: the vendor capability at {at:#x} is too short: skipped");
             continue;
         };
+        if found.cfg_type == PCI_CFG && found.extra.is_some() {
+            layout.window.get_or_insert(capability.register as u8);
+        }
         // A reserved type or BAR number is for a later version of the specification.
-        let Some(structure) = Structure::of(found.cfg_type).filter(|_| found.bar <= 5) else {
+        if found.bar > 5 {
+            continue;
+        }
+        if found.cfg_type == SHARED_MEMORY {
+            layout.shared_memory.add(&mut bars, &found);
+        }
+        let Some(structure) = Structure::of(found.cfg_type) else {
             continue;
         };
         any = true;
-        let slot = match structure {
-            Structure::Common => &mut common,
-            Structure::Notify => &mut notify,
-            Structure::Isr => &mut isr,
-            Structure::Device => &mut device,
+        let instances = match structure {
+            Structure::Common => &mut layout.common,
+            Structure::Notify => &mut layout.notify,
+            Structure::Isr => &mut layout.isr,
+            // No capability tells of the legacy header.
+            Structure::Device | Structure::Legacy => &mut layout.device,
         };
-        if let Found::Usable(_) = slot {
-            continue;
-        }
-        match usable(&mut bars, structure, &found) {
-            Ok(located) => *slot = Found::Usable(located),
-            Err(error) => {
-                log::debug!("{address}: skipped: {error}");
-                if let Found::Nothing = slot {
-                    *slot = Found::Unusable(error);
-                }
-            }
-        }
+        instances.add(&mut bars, &found);
     }
-    if !any {
+    if any {
+        Ok(layout)
+    } else {
         let device = function.device;
-        return Err(PciError::LegacyOnly { device });
+        Err(PciError::LegacyOnly { device })
     }
-    Ok(Layout {
-        common: common.required(Structure::Common)?,
-        notify: notify.required(Structure::Notify)?,
-        isr: isr.required(Structure::Isr)?,
-        // A device type without configuration has none; the fields of one that cannot be used are
-        // out of range when they are read.
-        device: match device {
-            Found::Usable(located) => Some(located),
-            Found::Nothing | Found::Unusable(_) => None,
-        },
-    })
 }
 
-fn usable<C: ConfigAccess>(
-    bars: &mut Bars<'_, C>,
-    structure: Structure,
-    capability: &VirtioCapability,
-) -> Result<Located, PciError> {
+/// What can be said of an instance without its BAR. Returns the multiplier.
+fn check(structure: Structure, capability: &VirtioCapability) -> Result<u32, PciError> {
     let &VirtioCapability {
-        bar,
         offset,
         length,
         extra,
@@ -197,18 +257,19 @@ fn usable<C: ConfigAccess>(
             needed,
         });
     }
-    let multiplier = match (structure, extra) {
-        (Structure::Notify, Some(multiplier)) => multiplier,
-        (Structure::Notify, None) => return Err(PciError::Missing { structure }),
-        _ => 0,
-    };
-    let address = bars
-        .place(bar, offset.into(), length.into())
-        .map_err(|error| PciError::Bar { structure, error })?;
-    Ok(Located {
-        structure,
-        address,
-        length: length.min(structure.mapped()),
-        multiplier,
-    })
+    match (structure, extra) {
+        (Structure::Notify, Some(multiplier)) => Ok(multiplier),
+        (Structure::Notify, None) => Err(PciError::Missing { structure }),
+        _ => Ok(0),
+    }
+}
+
+/// Whether a structure is inside of its BAR: the window shows nothing else. That the BAR has no
+/// address does not matter to the window.
+fn is_in_bar(spot: Result<Spot, BarError>, offset: u32, length: u32) -> bool {
+    match spot {
+        Ok(_) => true,
+        Err(BarError::Unassigned { size, .. }) => u64::from(offset) + u64::from(length) <= size,
+        Err(_) => false,
+    }
 }

@@ -38,29 +38,43 @@
 //! Everything that configuration space and registers hold is the device's word: walks are bounded,
 //! sums are checked, and what cannot be used is skipped or refused by name.
 //!
-//! What this module does not do: it does not assign BARs, route interrupts, or speak the legacy
-//! interface. Structures in I/O BARs are skipped for those in memory BARs.
+//! # Where registers are
+//! In a memory BAR, and that is all that [`PciTransport::new`] looks at. Structures that a device
+//! has in I/O BARs only are used by [`PciTransport::with_ports`]; those that cannot be reached in
+//! their BAR at all, by [`PciTransport::with_window`], slowly. Memory comes first, then ports, then
+//! the window.
+//!
+//! What this module does not do: it does not number or program bridges, or route interrupts.
 
 mod access;
+mod area;
 mod bar;
 mod capability;
 mod common;
 mod layout;
 mod modern;
 mod msix;
+mod open;
 mod scan;
+mod shm;
+mod window;
 
 use core::fmt;
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 pub use access::NativePorts;
 pub use access::{Address, ConfigAccess, ConfigPorts, Ecam, PortIo};
+pub use area::{Area, Nowhere};
 pub use bar::{Bar, BarError};
 pub use capability::{Capabilities, Capability};
 pub use layout::Structure;
 pub use modern::PciTransport;
 pub use msix::{Message, MsixError, MsixTable};
 pub use scan::{Function, Scan, scan, scan_buses, scan_from};
+pub use window::{Far, Window, WindowArea};
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+pub use crate::mmio::Ports;
 
 use super::DeviceId;
 
@@ -179,7 +193,8 @@ impl fmt::Display for PciError {
             Self::LegacyOnly { device } => write!(
                 f,
                 "device {device:#06x} has no virtio capabilities: it speaks only the legacy \
-                 interface; give it a modern one (QEMU: disable-modern=off)"
+                 interface; give its I/O ports to a `LegacyTransport` or `AnyTransport`, or give it \
+                 a modern interface (QEMU: disable-modern=off)"
             ),
             Self::Missing { structure } => write!(f, "the device has no {structure}"),
             Self::TooShort {

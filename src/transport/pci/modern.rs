@@ -4,49 +4,84 @@
 //! mean. So whatever selects takes `&mut self`, and what is shared, status, generation and
 //! configuration, does not select.
 //!
+//! Each of the four structures is [somewhere](super::area): in memory, in ports, or behind the
+//! window of configuration space.
+//!
 //! What this file does not do: it waits for nothing. A reset is a write of 0, and whoever wrote it
 //! polls the status until it reads 0 (4.1.4.3.2).
 
 use core::fmt;
+use core::mem::offset_of;
 
 use volatile::map_field;
 
 use super::access::{Address, ConfigAccess};
-use super::common::{CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA, QUEUE_RESET};
-use super::layout::{Located, Structure, locate};
+use super::area::{Area, Nowhere, Place, check_range};
+use super::common::{Common, CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA, QUEUE_RESET};
+use super::layout::{Structure, locate};
 use super::msix::{self, MsixError, MsixTable};
-use super::{
-    COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, COMMAND_MEMORY, Function, PciError,
-};
+use super::open::{Hooks, turn_on, virtio_function};
+use super::shm::SharedMemory;
+use super::window::{At, Far, Window, WindowArea};
+use super::{COMMAND, COMMAND_INTX_DISABLE, PciError};
 use crate::features::{Feature, Features};
-use crate::mmio::{Block, Native, Register, RegisterAccess, Registers};
+use crate::mmio::{Native, Register, RegisterAccess, Registers};
 use crate::platform::DmaAddr;
 use crate::transport::{
-    DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
+    DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, ShmRegion, Status, Transport, TransportError,
 };
 
-/// The place of a field of the common configuration.
-macro_rules! common {
-    ($transport:ident.$field:ident) => {{
-        let fields = $transport.common.fields();
-        Register::of(map_field!(fields.$field))
-    }};
+/// Reads a field of the common configuration: a match with one arm where nothing is elsewhere.
+macro_rules! read {
+    ($transport:ident.$field:ident: $read:ident) => {
+        match &$transport.common {
+            Common::Memory { block, .. } => {
+                let fields = block.fields();
+                let field = Register::of(map_field!(fields.$field));
+                $transport.access.$read(field)
+            }
+            Common::Other(area) => area.$read(offset_of!(CommonConfig, $field)),
+        }
+    };
+}
+
+/// Writes a field of the common configuration.
+macro_rules! write {
+    ($transport:ident.$field:ident: $write:ident($value:expr)) => {
+        match &$transport.common {
+            Common::Memory { block, .. } => {
+                let fields = block.fields();
+                let field = Register::of(map_field!(fields.$field));
+                $transport.access.$write(field, $value)
+            }
+            Common::Other(area) => area.$write(offset_of!(CommonConfig, $field), $value),
+        }
+    };
+}
+
+/// Writes a 64-bit field as two of 32 bits, low half first.
+macro_rules! write_address {
+    ($transport:ident.$low:ident, $high:ident: $address:expr) => {
+        let DmaAddr(address) = $address;
+        write!($transport.$low: write32(address as u32));
+        write!($transport.$high: write32((address >> 32) as u32));
+    };
 }
 
 /// A modern virtio device on PCI.
 ///
-/// `A` is how registers are reached: [`Native`] unless the guest may not rely on traps.
-pub struct PciTransport<A = Native> {
+/// `A` is how registers in memory are reached: [`Native`] unless the guest may not rely on traps.
+/// `S` is how others are: there are [none](Nowhere) unless the kernel gives ports or the window.
+pub struct PciTransport<A = Native, S = Nowhere> {
     address: Address,
     id: DeviceId,
     access: A,
-    common: Block<CommonConfig>,
-    /// The same registers, for fields that only some devices have.
-    common_registers: Registers,
-    notify: Registers,
+    common: Common<S>,
+    notify: Place<S>,
     notify_off_multiplier: u32,
-    isr: Option<Register<u8>>,
-    device: Option<Registers>,
+    isr: Option<Place<S>>,
+    device: Option<Place<S>>,
+    shared_memory: SharedMemory,
     accepted: Features,
     /// Vectors that may be given; 0 while MSI-X is off.
     vectors: u16,
@@ -85,62 +120,84 @@ impl<A: RegisterAccess> PciTransport<A> {
         config: &impl ConfigAccess,
         address: Address,
         access: A,
-        mut map: impl FnMut(u64, usize) -> Option<Registers>,
+        map: impl FnMut(u64, usize) -> Option<Registers>,
     ) -> Result<Self, PciError> {
-        let function = Function::read(config, address).ok_or(PciError::NoFunction { address })?;
-        let id = function.virtio().ok_or(PciError::NotVirtio {
-            vendor: function.vendor,
-            device: function.device,
-        })?;
-        let header_type = function.header_type;
-        if header_type != 0 {
-            return Err(PciError::HeaderType { header_type });
-        }
-        let layout = locate(config, &function)?;
+        Self::open(config, address, access, map, |_, _| None, |_, _| None)
+    }
+}
 
-        let common_registers = mapped(&mut map, &layout.common)?;
-        let common = common_registers.block();
-        let notify = mapped(&mut map, &layout.notify)?;
-        let isr = mapped(&mut map, &layout.isr)?.register(0);
-        let device = layout.device.map(|at| mapped(&mut map, &at)).transpose()?;
+impl<A: RegisterAccess, S: Area> PciTransport<A, S> {
+    /// As [`with_access`](PciTransport::with_access), also for structures in I/O BARs. Of a
+    /// structure that is in both, the instance in memory is used.
+    ///
+    /// `ports` is called with the first port and their number, and returns the registers there, or
+    /// `None` when the kernel will not give them. Like an address the port is the device's word:
+    /// refuse what is not in the I/O window of a host bridge. On x86 return [`Ports`]; where the
+    /// host bridge shows I/O space as memory, map it and return [`Registers`]; and an [`Area`] of
+    /// your own where both are reached in another way. I/O decoding is turned on where it is used.
+    ///
+    /// [`Ports`]: super::Ports
+    ///
+    /// # Errors
+    /// As [`new`](PciTransport::new).
+    pub fn with_ports(
+        config: &impl ConfigAccess,
+        address: Address,
+        access: A,
+        map: impl FnMut(u64, usize) -> Option<Registers>,
+        ports: impl FnMut(u32, usize) -> Option<S>,
+    ) -> Result<Self, PciError> {
+        Self::open(config, address, access, map, ports, |_, _| None)
+    }
+
+    fn open(
+        config: &impl ConfigAccess,
+        address: Address,
+        access: A,
+        map: impl FnMut(u64, usize) -> Option<Registers>,
+        ports: impl FnMut(u32, usize) -> Option<S>,
+        window: impl FnMut(At, usize) -> Option<S>,
+    ) -> Result<Self, PciError> {
+        let (function, id) = virtio_function(config, address)?;
+        let layout = locate(config, &function)?;
+        let mut hooks = Hooks {
+            map,
+            ports,
+            window,
+            capability: layout.window,
+            decode: 0,
+        };
+        let (common, _) = hooks.reach(&layout.common)?;
+        let (notify, notify_off_multiplier) = hooks.reach(&layout.notify)?;
+        let (isr, _) = hooks.reach(&layout.isr)?;
+        let device = match hooks.reach(&layout.device) {
+            Ok((device, _)) => Some(device),
+            // The kernel would want to know.
+            Err(failed @ PciError::MapFailed { .. }) => return Err(failed),
+            // A device type without configuration has none; the fields of one that cannot be used
+            // are out of range when they are read.
+            Err(_) => None,
+        };
+        let structure = Structure::Common;
         let transport = Self {
             address,
             id,
             access,
-            common: common.ok_or_else(|| map_failed(&layout.common))?,
-            common_registers,
+            common: Common::new(common).ok_or(PciError::Missing { structure })?,
             notify,
-            notify_off_multiplier: layout.notify.multiplier,
-            isr: Some(isr.ok_or_else(|| map_failed(&layout.isr))?),
+            notify_off_multiplier,
+            isr: Some(isr),
             device,
+            shared_memory: layout.shared_memory,
             accepted: Features::EMPTY,
             vectors: 0,
         };
-        transport.turn_on(config)?;
+        let reset = || transport.write_status(Status::empty());
+        turn_on(config, address, hooks.decode, || transport.status(), reset)?;
         Ok(transport)
     }
 
-    /// Lets the function decode memory and master the bus.
-    fn turn_on(&self, config: &impl ConfigAccess) -> Result<(), PciError> {
-        msix::turn_off(config, self.address);
-        let command = config.read16(self.address, COMMAND) & !COMMAND_INTX_DISABLE;
-        config.write16(self.address, COMMAND, command | COMMAND_MEMORY);
-        // Rings of a previous owner are memory of this one: no bus mastering with them.
-        if !self.status().is_empty() {
-            log::debug!("{}: was left running: reset", self.address);
-            self.write_status(Status::empty());
-        }
-        let on = COMMAND_MEMORY | COMMAND_BUS_MASTER;
-        config.write16(self.address, COMMAND, command | on);
-        let command = config.read16(self.address, COMMAND);
-        if command & on == on {
-            Ok(())
-        } else {
-            Err(PciError::CommandRefused { command })
-        }
-    }
-
-    /// Where the function is.
+    /// The function's address.
     #[must_use]
     pub const fn address(&self) -> Address {
         self.address
@@ -173,121 +230,81 @@ impl<A: RegisterAccess> PciTransport<A> {
     }
 
     fn write_status(&self, status: Status) {
-        self.access
-            .write8(common!(self.device_status), status.bits());
+        write!(self.device_status: write8(status.bits()));
     }
 
     /// Selects the queue; false when there is no such queue.
     fn select(&mut self, queue: QueueIndex) -> bool {
         // Read each time: the number of queues of some devices changes with the features.
-        if queue.0 >= self.access.read16(common!(self.num_queues)) {
+        if queue.0 >= read!(self.num_queues: read16) {
             return false;
         }
-        self.access.write16(common!(self.queue_select), queue.0);
+        write!(self.queue_select: write16(queue.0));
         true
     }
 
-    /// Refuses a vector that cannot be given, before anything is written.
-    fn check_vector(&self, vector: Option<u16>) -> Result<(), TransportError> {
-        let vectors = self.vectors;
-        match vector {
-            Some(_) if vectors == 0 => Err(TransportError::NoVectors),
-            Some(vector) if vector >= vectors => {
-                Err(TransportError::VectorOutOfRange { vector, vectors })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Writes a vector register and reads it back (4.1.5.1.2.2). Without MSI-X it has no meaning.
-    fn write_vector(&self, at: Register<u16>, vector: Option<u16>) -> Result<(), TransportError> {
-        self.check_vector(vector)?;
+    fn write_vector(
+        &self,
+        vector: Option<u16>,
+        write: impl FnOnce(u16),
+        read: impl FnOnce() -> u16,
+    ) -> Result<(), TransportError> {
+        msix::check_vector(vector, self.vectors)?;
         if self.vectors == 0 {
             return Ok(());
         }
         let vector = vector.unwrap_or(NO_VECTOR);
-        self.access.write16(at, vector);
-        match self.access.read16(at) {
+        write(vector);
+        match read() {
             got if got == vector => Ok(()),
             got => Err(TransportError::VectorRefused { vector, got }),
         }
     }
 
-    fn write_address(&self, low: Register<u32>, high: Register<u32>, address: DmaAddr) {
-        self.access.write32(low, address.0 as u32);
-        self.access.write32(high, (address.0 >> 32) as u32);
-    }
-
     /// The doorbell of the selected queue (4.1.4.4 and 4.1.5.2).
     fn doorbell(&self, queue: QueueIndex) -> Result<Doorbell, TransportError> {
         let with_data = self.accepted.has(Feature::NOTIFICATION_DATA);
-        let notify_off = self.access.read16(common!(self.queue_notify_off));
+        let notify_off = read!(self.queue_notify_off: read16);
         // 16 bits by 32 bits: no overflow in 64.
         let offset = u64::from(notify_off) * u64::from(self.notify_off_multiplier);
-        let len = self.notify.len() as u64;
+        let len = self.notify.size() as u64;
         let width = if with_data { 4 } else { 2 };
         if offset + width > len {
             return Err(TransportError::NotifyOutOfRange { queue, offset, len });
         }
         let value = if self.accepted.has(Feature::NOTIF_CONFIG_DATA) {
-            let data = self.common_registers.register(QUEUE_NOTIF_CONFIG_DATA);
-            let data = data.ok_or(TransportError::Unsupported {
+            let data = self.common.read16(&self.access, QUEUE_NOTIF_CONFIG_DATA);
+            data.ok_or(TransportError::Unsupported {
                 what: "VIRTIO_F_NOTIF_CONFIG_DATA: the common configuration structure is too short",
-            })?;
-            self.access.read16(data)
+            })?
         } else {
             queue.0
         };
-        let (offset, misaligned) = (
-            offset as usize,
-            TransportError::NotifyMisaligned { queue, offset },
-        );
-        if with_data {
-            let place = self.notify.register(offset).ok_or(misaligned)?;
-            Ok(self.access.doorbell_with_data(place, value))
-        } else {
-            let place = self.notify.register(offset).ok_or(misaligned)?;
-            Ok(self.access.doorbell(place, value))
-        }
-    }
-
-    /// Checks a range of device configuration.
-    fn config_registers(&self, offset: usize, len: usize) -> Result<&Registers, TransportError> {
-        let size = self.config_size();
-        match (&self.device, offset.checked_add(len)) {
-            (Some(registers), Some(end)) if end <= size => Ok(registers),
-            _ => Err(TransportError::ConfigOutOfRange { offset, len, size }),
-        }
+        let access = &self.access;
+        let doorbell = self
+            .notify
+            .doorbell(access, offset as usize, value, with_data);
+        doorbell.ok_or(TransportError::NotifyMisaligned { queue, offset })
     }
 }
 
-/// Lets the kernel map a structure.
-fn mapped(
-    map: &mut impl FnMut(u64, usize) -> Option<Registers>,
-    at: &Located,
-) -> Result<Registers, PciError> {
-    // A length is at most 16 MiB: it fits.
-    let length = at.length as usize;
-    let registers = map(at.address, length).filter(|registers| registers.len() >= length);
-    let registers = registers.ok_or_else(|| map_failed(at))?;
-    let aligned = match at.structure {
-        Structure::Common | Structure::Device => registers.is_aligned_to(4),
-        Structure::Notify => registers.is_aligned_to(2),
-        Structure::Isr => true,
-    };
-    if aligned {
-        Ok(registers)
-    } else {
-        Err(map_failed(at))
-    }
-}
-
-#[cold]
-fn map_failed(at: &Located) -> PciError {
-    PciError::MapFailed {
-        structure: at.structure,
-        address: at.address,
-        length: at.length as usize,
+impl<A: RegisterAccess, S: Area> PciTransport<A, Far<S>> {
+    /// As [`with_ports`](PciTransport::with_ports), and with structures that can be had in neither
+    /// way behind the [window](Window) in configuration space: the kernel cannot map the BAR, or
+    /// nobody assigned it. Without ports, give `|_, _| None::<Nowhere>`.
+    ///
+    /// # Errors
+    /// As [`new`](PciTransport::new).
+    pub fn with_window<C: ConfigAccess + Sync>(
+        window: &'static Window<C>,
+        access: A,
+        map: impl FnMut(u64, usize) -> Option<Registers>,
+        mut ports: impl FnMut(u32, usize) -> Option<S>,
+    ) -> Result<Self, PciError> {
+        let ports = |port, len| ports(port, len).map(Far::Ports);
+        let shown = |at, size| Some(Far::Window(WindowArea::new(window, at, size)));
+        Self::open(window.config(), window.address(), access, map, ports, shown)
     }
 }
 
@@ -296,17 +313,17 @@ fn map_failed(at: &Located) -> PciError {
 // it alone can do: it has `&mut self`, and the registers are lent to this transport. 2. The status
 // is a register of the device, written and read as it is. 3. So are `queue_reset` and
 // `queue_enable`, of the queue that was selected.
-unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
+unsafe impl<A: RegisterAccess, S: Area> Transport for PciTransport<A, S> {
     fn device_id(&self) -> DeviceId {
         self.id
     }
 
     fn num_queues(&self) -> Option<u16> {
-        Some(self.access.read16(common!(self.num_queues)))
+        Some(read!(self.num_queues: read16))
     }
 
     fn status(&self) -> Status {
-        Status::from_bits_retain(self.access.read8(common!(self.device_status)))
+        Status::from_bits_retain(read!(self.device_status: read8))
     }
 
     fn set_status(&mut self, status: Status) {
@@ -316,9 +333,8 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
     fn device_features(&mut self) -> Features {
         let mut features = Features::EMPTY;
         for select in 0..4 {
-            self.access
-                .write32(common!(self.device_feature_select), select);
-            let word = self.access.read32(common!(self.device_feature));
+            write!(self.device_feature_select: write32(select));
+            let word = read!(self.device_feature: read32);
             features = features.with_word(select, word);
         }
         features
@@ -328,17 +344,16 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
         let mut features = Features::EMPTY;
         // 4.1.4.4: doorbells of four bytes are where those of two are.
         if self.notify.is_aligned_to(4)
-            && self.notify.len() >= 4
+            && self.notify.size() >= 4
             && self.notify_off_multiplier.is_multiple_of(4)
         {
             features |= Feature::NOTIFICATION_DATA;
         }
         // The fields are there when the structure is that long.
-        let has = |offset| self.common_registers.register::<u16>(offset).is_some();
-        if has(QUEUE_NOTIF_CONFIG_DATA) {
+        if self.common.has(QUEUE_NOTIF_CONFIG_DATA) {
             features |= Feature::NOTIF_CONFIG_DATA;
         }
-        if has(QUEUE_RESET) {
+        if self.common.has(QUEUE_RESET) {
             features |= Feature::RING_RESET;
         }
         features
@@ -349,10 +364,8 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
             // Devices of before VIRTIO 1.4 know two words only and have no need of the zeros.
             let known = self.accepted.word(select) | features.word(select);
             if select < 2 || known != 0 {
-                self.access
-                    .write32(common!(self.driver_feature_select), select);
-                self.access
-                    .write32(common!(self.driver_feature), features.word(select));
+                write!(self.driver_feature_select: write32(select));
+                write!(self.driver_feature: write32(features.word(select)));
             }
         }
         self.accepted = features;
@@ -360,7 +373,7 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
 
     fn max_queue_size(&mut self, queue: QueueIndex) -> u16 {
         if self.select(queue) {
-            self.access.read16(common!(self.queue_size))
+            read!(self.queue_size: read16)
         } else {
             0
         }
@@ -381,32 +394,27 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
         if size == 0 || size > max || size > 1 << 15 || !(packed || size.is_power_of_two()) {
             return Err(TransportError::QueueSize { queue, size, max });
         }
-        if self.access.read16(common!(self.queue_enable)) != 0 {
+        if read!(self.queue_enable: read16) != 0 {
             return Err(TransportError::QueueInUse { queue });
         }
         let doorbell = self.doorbell(queue)?;
-        self.write_vector(common!(self.queue_msix_vector), vector)?;
+        self.write_vector(
+            vector,
+            |vector| write!(self.queue_msix_vector: write16(vector)),
+            || read!(self.queue_msix_vector: read16),
+        )?;
 
-        self.access.write16(common!(self.queue_size), size);
-        let got = self.access.read16(common!(self.queue_size));
+        write!(self.queue_size: write16(size));
+        let got = read!(self.queue_size: read16);
         if got != size {
             return Err(TransportError::QueueSizeRefused { queue, size, got });
         }
-        let (low, high) = (common!(self.queue_desc_low), common!(self.queue_desc_high));
-        self.write_address(low, high, areas.desc);
-        let (low, high) = (
-            common!(self.queue_driver_low),
-            common!(self.queue_driver_high),
-        );
-        self.write_address(low, high, areas.driver);
-        let (low, high) = (
-            common!(self.queue_device_low),
-            common!(self.queue_device_high),
-        );
-        self.write_address(low, high, areas.device);
+        write_address!(self.queue_desc_low, queue_desc_high: areas.desc);
+        write_address!(self.queue_driver_low, queue_driver_high: areas.driver);
+        write_address!(self.queue_device_low, queue_device_high: areas.device);
 
-        self.access.write16(common!(self.queue_enable), 1);
-        if self.access.read16(common!(self.queue_enable)) != 1 {
+        write!(self.queue_enable: write16(1));
+        if read!(self.queue_enable: read16) != 1 {
             return Err(TransportError::QueueNotEnabled { queue });
         }
         Ok(doorbell)
@@ -414,102 +422,66 @@ unsafe impl<A: RegisterAccess> Transport for PciTransport<A> {
 
     fn reset_queue(&mut self, queue: QueueIndex) -> Result<(), TransportError> {
         let what = "VIRTIO_F_RING_RESET";
-        let register = self.common_registers.register(QUEUE_RESET);
-        match register.filter(|_| self.accepted.has(Feature::RING_RESET)) {
-            None => Err(TransportError::Unsupported { what }),
-            Some(_) if !self.select(queue) => Err(TransportError::QueueUnavailable { queue }),
-            Some(register) => {
-                self.access.write16(register, 1);
-                Ok(())
-            }
+        if !self.common.has(QUEUE_RESET) || !self.accepted.has(Feature::RING_RESET) {
+            return Err(TransportError::Unsupported { what });
         }
+        if !self.select(queue) {
+            return Err(TransportError::QueueUnavailable { queue });
+        }
+        self.common.write16(&self.access, QUEUE_RESET, 1);
+        Ok(())
     }
 
     fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
         // 4.1.4.3.2: it reads 0 when the reset is done, and so does `queue_enable`.
-        let Some(register) = self.common_registers.register(QUEUE_RESET) else {
-            return false;
-        };
-        self.select(queue)
-            && self.access.read16(register) == 0
-            && self.access.read16(common!(self.queue_enable)) == 0
+        self.common.has(QUEUE_RESET)
+            && self.select(queue)
+            && self.common.read16(&self.access, QUEUE_RESET) == Some(0)
+            && read!(self.queue_enable: read16) == 0
     }
 
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {
-        self.write_vector(common!(self.config_msix_vector), vector)
+        self.write_vector(
+            vector,
+            |vector| write!(self.config_msix_vector: write16(vector)),
+            || read!(self.config_msix_vector: read16),
+        )
     }
 
     fn config_generation(&self) -> Option<u32> {
-        Some(self.access.read8(common!(self.config_generation)).into())
+        Some(read!(self.config_generation: read8).into())
     }
 
     fn config_size(&self) -> usize {
-        self.device.as_ref().map_or(0, Registers::len)
+        self.device.as_ref().map_or(0, Place::size)
     }
 
     fn read_config(&self, offset: usize, dst: &mut [u8]) -> Result<(), TransportError> {
-        let registers = self.config_registers(offset, dst.len())?;
-        let width = width(offset, dst.len());
-        for (at, piece) in (offset..).step_by(width).zip(dst.chunks_mut(width)) {
-            let value = match width {
-                4 => registers.register(at).map(|at| self.access.read32(at)),
-                2 => registers
-                    .register(at)
-                    .map(|at| self.access.read16(at).into()),
-                _ => registers
-                    .register(at)
-                    .map(|at| self.access.read8(at).into()),
-            };
-            // In range by the check above, and aligned by `width`.
-            for (to, from) in piece.iter_mut().zip(value.unwrap_or(0).to_le_bytes()) {
-                *to = from;
-            }
+        check_range(offset, dst.len(), self.config_size())?;
+        if let Some(device) = &self.device {
+            device.read_field(&self.access, offset, dst);
         }
         Ok(())
     }
 
     fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
-        let registers = self.config_registers(offset, src.len())?;
-        let width = width(offset, src.len());
-        for (at, piece) in (offset..).step_by(width).zip(src.chunks(width)) {
-            match *piece {
-                [a, b, c, d] => {
-                    let value = u32::from_le_bytes([a, b, c, d]);
-                    registers
-                        .register(at)
-                        .map(|at| self.access.write32(at, value))
-                }
-                [a, b] => {
-                    let value = u16::from_le_bytes([a, b]);
-                    registers
-                        .register(at)
-                        .map(|at| self.access.write16(at, value))
-                }
-                [value] => registers
-                    .register(at)
-                    .map(|at| self.access.write8(at, value)),
-                _ => None,
-            };
+        check_range(offset, src.len(), self.config_size())?;
+        if let Some(device) = &self.device {
+            device.write_field(&self.access, offset, src);
         }
         Ok(())
     }
 
+    fn shm_region(&mut self, id: u8) -> Option<ShmRegion> {
+        self.shared_memory.get(id)
+    }
+
     fn take_isr(&mut self) -> Option<Isr> {
-        self.isr.take().map(|at| self.access.isr(at))
+        self.isr.take().and_then(|at| at.isr(&self.access))
     }
 }
 
-/// The width of the accesses to a configuration field (4.1.3.1): that of the field, but 4 bytes for
-/// a field of 8, and single bytes for what is no aligned integer.
-const fn width(offset: usize, len: usize) -> usize {
-    match len {
-        4 | 8 if offset.is_multiple_of(4) => 4,
-        2 if offset.is_multiple_of(2) => 2,
-        _ => 1,
-    }
-}
-
-impl<A> fmt::Debug for PciTransport<A> {
+impl<A, S> fmt::Debug for PciTransport<A, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PciTransport")
             .field("address", &self.address)

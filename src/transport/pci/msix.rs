@@ -10,8 +10,9 @@ use core::fmt;
 use super::access::{Address, ConfigAccess};
 use super::bar::{BarError, Bars};
 use super::capability::{Capabilities, MSIX};
-use super::{COMMAND, COMMAND_INTX_DISABLE};
+use super::{COMMAND, COMMAND_INTX_DISABLE, COMMAND_MEMORY};
 use crate::mmio::{Register, RegisterAccess, Registers};
+use crate::transport::TransportError;
 
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
@@ -138,6 +139,17 @@ pub(super) fn turn_off(config: &impl ConfigAccess, address: Address) {
     }
 }
 
+/// Refuses a vector that cannot be given, before anything is written.
+pub(super) fn check_vector(vector: Option<u16>, vectors: u16) -> Result<(), TransportError> {
+    match vector {
+        Some(_) if vectors == 0 => Err(TransportError::NoVectors),
+        Some(vector) if vector >= vectors => {
+            Err(TransportError::VectorOutOfRange { vector, vectors })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl<A: RegisterAccess> MsixTable<A> {
     pub(super) fn enable(
         config: &impl ConfigAccess,
@@ -156,7 +168,7 @@ impl<A: RegisterAccess> MsixTable<A> {
             [place & 7, place & !7]
         };
         let physical = Bars::new(config, address)
-            .place(bar as u8, offset.into(), length as u64)
+            .memory(bar as u8, offset.into(), length as u64)
             .map_err(MsixError::Bar)?;
         let failed = MsixError::MapFailed {
             address: physical,
@@ -172,14 +184,19 @@ impl<A: RegisterAccess> MsixTable<A> {
             access,
         };
 
+        // The table is in memory also where all other registers are not.
+        let command = config.read16(address, COMMAND);
+        if command & COMMAND_MEMORY == 0 {
+            config.write16(address, COMMAND, command | COMMAND_MEMORY);
+        }
         // Nothing is sent before the table is known to be masked.
         let control = msix.register + 2;
         config.write16(address, control, msix.header | ENABLE | FUNCTION_MASK);
         for vector in 0..vectors {
             table.set_mask(vector, true)?;
         }
-        let command = config.read16(address, COMMAND);
-        config.write16(address, COMMAND, command | COMMAND_INTX_DISABLE);
+        let on = COMMAND_MEMORY | COMMAND_INTX_DISABLE;
+        config.write16(address, COMMAND, command | on);
         config.write16(address, control, msix.header & !FUNCTION_MASK | ENABLE);
         let got = config.read16(address, control);
         if got & (ENABLE | FUNCTION_MASK) != ENABLE {
