@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A kernel brings two things: a way to read and write configuration space, and a closure that maps
-//! device registers. Firmware has assigned the BARs.
+//! device registers. Firmware has assigned the BARs, or the kernel does, with [`assign_bars`].
 //!
 //! ```
 //! use vring::transport::pci::{self, ConfigAccess, PciError, PciTransport};
@@ -48,6 +48,7 @@
 
 mod access;
 mod area;
+mod assign;
 mod bar;
 mod capability;
 mod common;
@@ -65,6 +66,7 @@ use core::fmt;
 pub use access::NativePorts;
 pub use access::{Address, ConfigAccess, ConfigPorts, Ecam, PortIo};
 pub use area::{Area, Nowhere};
+pub use assign::{AssignError, BarWindow, assign_bars, avoid_bars};
 pub use bar::{Bar, BarError};
 pub use capability::{Capabilities, Capability};
 pub use layout::Structure;
