@@ -41,6 +41,17 @@ impl Address {
         }
     }
 
+    /// Of numbers that are in range, or are cut down to it.
+    #[cfg(feature = "pci_types")]
+    pub(crate) const fn of_parts(segment: u16, bus: u8, device: u8, function: u8) -> Self {
+        Self {
+            segment,
+            bus,
+            device: device & 31,
+            function: function & 7,
+        }
+    }
+
     /// The same function of another segment (of another host bridge).
     #[must_use]
     pub const fn with_segment(self, segment: u16) -> Self {

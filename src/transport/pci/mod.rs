@@ -9,6 +9,7 @@
 //!
 //! A kernel brings two things: a way to read and write configuration space, and a closure that maps
 //! device registers. Firmware has assigned the BARs, or the kernel does, with [`assign_bars`].
+//! A kernel with a PCI stack of its own has both already: see [`from_fn`].
 //!
 //! ```
 //! use vring::transport::pci::{self, ConfigAccess, PciError, PciTransport};
@@ -52,6 +53,7 @@ mod assign;
 mod bar;
 mod capability;
 mod common;
+mod from_fn;
 mod layout;
 mod modern;
 mod msix;
@@ -69,6 +71,7 @@ pub use area::{Area, Nowhere};
 pub use assign::{AssignError, BarWindow, assign_bars, avoid_bars};
 pub use bar::{Bar, BarError};
 pub use capability::{Capabilities, Capability};
+pub use from_fn::{FromFn, Width, from_fn};
 pub use layout::Structure;
 pub use modern::PciTransport;
 pub use msix::{Message, MsixError, MsixTable};
