@@ -75,7 +75,7 @@ pub use from_fn::{FromFn, Width, from_fn};
 pub use layout::Structure;
 pub use modern::PciTransport;
 pub use msix::{Message, MsixError, MsixTable};
-pub use scan::{Function, Scan, scan, scan_buses, scan_from};
+pub use scan::{Function, Scan, scan, scan_buses, scan_from, scan_roots};
 pub use window::{Far, Window, WindowArea};
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]

@@ -1,4 +1,11 @@
 //! Which functions there are.
+//!
+//! A walk over buses: those that the kernel names as roots, and those that bridges say are behind
+//! them, as firmware numbered them. A bridge's word is the device's: it may name a bus above it, or
+//! itself, or the same bus as another bridge. A set of the buses that were visited bounds the walk.
+//!
+//! What this file does not do: it numbers no bridges. Behind one that firmware left unnumbered
+//! nothing is found.
 
 use super::access::{Address, ConfigAccess};
 use super::{VENDOR, device_type};
@@ -75,8 +82,21 @@ pub fn scan<C: ConfigAccess>(config: &C) -> Scan<'_, C> {
 ///
 /// Each bus is visited once at most, whatever the bridges say.
 pub fn scan_from<C: ConfigAccess>(config: &C, segment: u16, root: u8) -> Scan<'_, C> {
+    scan_roots(config, segment, [root])
+}
+
+/// The functions on these root buses of a segment and on the buses behind their bridges: a machine
+/// with several host bridges has several roots (ACPI's `_BBN`, a device tree's `bus-range`). Other
+/// segments are scanned by themselves.
+///
+/// Each bus is visited once at most, whatever the bridges say.
+pub fn scan_roots<C: ConfigAccess>(
+    config: &C,
+    segment: u16,
+    roots: impl IntoIterator<Item = u8>,
+) -> Scan<'_, C> {
     let mut pending = BusSet::default();
-    pending.insert(root);
+    roots.into_iter().for_each(|bus| pending.insert(bus));
     Scan::new(config, segment, pending, true)
 }
 
@@ -87,9 +107,7 @@ pub fn scan_buses<C: ConfigAccess>(
     buses: core::ops::RangeInclusive<u8>,
 ) -> Scan<'_, C> {
     let mut pending = BusSet::default();
-    buses.for_each(|bus| {
-        pending.insert(bus);
-    });
+    buses.for_each(|bus| pending.insert(bus));
     Scan::new(config, segment, pending, false)
 }
 
@@ -138,7 +156,8 @@ impl<'a, C: ConfigAccess> Scan<'a, C> {
             && self.follow_bridges
         {
             let secondary = self.config.read8(address, SECONDARY_BUS);
-            if !self.visited.contains(secondary) {
+            // 0 is no bus behind a bridge: nobody numbered that one.
+            if secondary != 0 && !self.visited.contains(secondary) {
                 self.pending.insert(secondary);
             }
         }
