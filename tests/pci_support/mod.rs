@@ -4,6 +4,7 @@
 // Each test program uses its part.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod arbitrary;
 pub mod config;
 pub mod device;
 pub mod ports;

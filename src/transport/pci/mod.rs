@@ -45,9 +45,13 @@
 //! their BAR at all, by [`PciTransport::with_window`], slowly. Memory comes first, then ports, then
 //! the window.
 //!
+//! A legacy device has none of these structures: [`LegacyTransport`] drives it, by ports.
+//! [`AnyTransport`] takes the modern interface where there is one, else the legacy one.
+//!
 //! What this module does not do: it does not number or program bridges, or route interrupts.
 
 mod access;
+mod any;
 mod area;
 mod assign;
 mod bar;
@@ -55,6 +59,7 @@ mod capability;
 mod common;
 mod from_fn;
 mod layout;
+mod legacy;
 mod modern;
 mod msix;
 mod open;
@@ -67,12 +72,14 @@ use core::fmt;
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 pub use access::NativePorts;
 pub use access::{Address, ConfigAccess, ConfigPorts, Ecam, PortIo};
+pub use any::AnyTransport;
 pub use area::{Area, Nowhere};
 pub use assign::{AssignError, BarWindow, assign_bars, avoid_bars};
 pub use bar::{Bar, BarError};
 pub use capability::{Capabilities, Capability};
 pub use from_fn::{FromFn, Width, from_fn};
 pub use layout::Structure;
+pub use legacy::LegacyTransport;
 pub use modern::PciTransport;
 pub use msix::{Message, MsixError, MsixTable};
 pub use scan::{Function, Scan, scan, scan_buses, scan_from, scan_roots};
@@ -111,6 +118,11 @@ const fn device_type(device: u16, subsystem: u16) -> Option<DeviceId> {
     if id == 0 { None } else { Some(DeviceId(id)) }
 }
 
+/// Whether these are the ids of devices that have, or may have, a legacy interface.
+const fn is_transitional(device: u16) -> bool {
+    matches!(device, 0x1000..=0x103f)
+}
+
 /// Why a function could not become a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -134,6 +146,12 @@ pub enum PciError {
     },
     /// The device has no virtio capability: it speaks the legacy interface only.
     LegacyOnly {
+        /// Its device id.
+        device: u16,
+    },
+    /// The device has no legacy interface: its id is that of a modern one, or its BAR 0 is not in
+    /// I/O space.
+    NoLegacy {
         /// Its device id.
         device: u16,
     },
@@ -200,6 +218,11 @@ impl fmt::Display for PciError {
                 "device {device:#06x} has no virtio capabilities: it speaks only the legacy \
                  interface; give its I/O ports to a `LegacyTransport` or `AnyTransport`, or give it \
                  a modern interface (QEMU: disable-modern=off)"
+            ),
+            Self::NoLegacy { device } => write!(
+                f,
+                "device {device:#06x} has no legacy interface: its id is not a transitional one \
+                 (0x1000 to 0x103f), or its BAR 0 is not in I/O space; use `PciTransport`"
             ),
             Self::Missing { structure } => write!(f, "the device has no {structure}"),
             Self::TooShort {
