@@ -7,8 +7,9 @@ use crate::mmio::Register;
 /// Rings one queue of one device: a place, and the value that belongs there.
 ///
 /// It is computed once, when the queue is enabled, and never reads a register: one ring is one
-/// store (VIRTIO 1.4, 4.1.5.2 and 4.2.3.3). It holds a raw address: the transport's constructor made it the
-/// caller's contract that the address stays mapped. After a reset of the device it is inert.
+/// store (VIRTIO 1.4, 4.1.5.2 and 4.2.3.3), or one call where registers are not reached by stores.
+/// It holds a raw address: the transport's constructor made it the caller's contract that the
+/// address stays mapped. After a reset of the device it is inert.
 #[derive(Clone, Copy)]
 pub struct Doorbell {
     place: Place,

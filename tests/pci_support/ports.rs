@@ -97,6 +97,8 @@ macro_rules! shared {
         }
         fn $write(&self, address: Address, register: u16, value: $word) {
             self.0.lock().unwrap().$write(address, register, value);
+            // Make room for another thread to come between.
+            std::thread::yield_now();
         }
     )*};
 }

@@ -18,7 +18,7 @@ pub(super) struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Takes a region into account; one that cannot be used, or whose id is taken, is skipped.
+    /// Takes a region into account; one that cannot be used is skipped.
     pub(super) fn add<C: ConfigAccess>(
         &mut self,
         bars: &mut Bars<'_, C>,
@@ -33,17 +33,18 @@ impl SharedMemory {
         let offset = u64::from(offset_high) << 32 | u64::from(capability.offset);
         let length = u64::from(length_high) << 32 | u64::from(capability.length);
         match bars.memory(bar, offset, length) {
-            Ok(address) if length != 0 && self.get(id).is_none() => {
+            Ok(address) if length != 0 => {
                 let region = ShmRegion { address, length };
                 if let Some(free) = self.regions.iter_mut().find(|region| region.is_none()) {
                     *free = Some((id, region));
                 }
             }
-            Ok(_) => log::debug!("shared memory region {id} is empty, or there twice: skipped"),
+            Ok(_) => log::debug!("shared memory region {id} is empty: skipped"),
             Err(error) => log::debug!("shared memory region {id}: {error}: skipped"),
         }
     }
 
+    /// Of regions that have one id, which they must not, the first.
     pub(super) fn get(&self, id: u8) -> Option<ShmRegion> {
         let mut regions = self.regions.iter().flatten();
         regions
