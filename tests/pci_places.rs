@@ -264,7 +264,7 @@ fn with_window(function: FakeFunction) -> (&'static Shared, Fake, Result<Windowe
     (config, fake, transport)
 }
 
-/// Defends: PCI-023, PCI-024, PCI-025.
+/// Defends: PCI-011, PCI-023, PCI-024, PCI-025.
 #[test]
 fn through_the_window_each_register_is_one_access_of_its_width_inside_a_structure() {
     // Configuration space stops the test when an offset is no multiple of the length, when the

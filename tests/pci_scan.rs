@@ -50,6 +50,32 @@ fn a_machine_with_several_host_bridges_is_scanned_from_each_of_its_roots() {
 }
 
 #[test]
+fn windows_of_several_host_bridges_are_one_access() {
+    let [low, high] = [FakeConfig::default(), FakeConfig::default()];
+    low.add(address(0, 1, 0), FakeFunction::qemu(0x1041));
+    high.add(address(0x80, 2, 0), FakeFunction::qemu(0x1042));
+    let both = [&low, &high];
+    let config = &both[..];
+    let found: Vec<_> = scan_roots(&config, 0, [0, 0x80]).collect();
+    let found = found.iter().map(|f| (f.address, f.device));
+    let expected = [(address(0, 1, 0), 0x1041), (address(0x80, 2, 0), 0x1042)];
+    assert!(found.eq(expected));
+    config.write16(address(0x80, 2, 0), 4, 6);
+    assert_eq!(high.function(address(0x80, 2, 0)).command(), 6);
+    assert_eq!(low.function(address(0, 1, 0)).command(), 0);
+    let (at, nowhere) = (address(0, 1, 0), address(3, 0, 0));
+    assert_eq!(
+        (config.read8(at, 2), config.read8(nowhere, 2)),
+        (0x41, 0xff)
+    );
+    assert_eq!(
+        (config.read16(at, 2), config.read16(nowhere, 2)),
+        (0x1041, 0xffff)
+    );
+    assert_eq!(config.read32(nowhere, 0), !0);
+}
+
+#[test]
 fn segments_are_apart() {
     let config = FakeConfig::default();
     let device = || FakeFunction::qemu(0x1041);

@@ -152,6 +152,25 @@ impl<C: ConfigAccess + ?Sized> ConfigAccess for &C {
     }
 }
 
+macro_rules! several {
+    ($($read:ident $write:ident $word:ty),*) => {$(
+        fn $read(&self, address: Address, register: u16) -> $word {
+            let each = self.iter().map(|one| one.$read(address, register));
+            each.fold(<$word>::MAX, |all, one| all & one)
+        }
+
+        fn $write(&self, address: Address, register: u16, value: $word) {
+            self.iter().for_each(|one| one.$write(address, register, value));
+        }
+    )*};
+}
+
+/// Several ways that each reach functions of their own, as the ECAM windows of several host bridges
+/// do. What is not behind one of them reads as all-ones there, and takes no writes.
+impl<C: ConfigAccess> ConfigAccess for [C] {
+    several!(read32 write32 u32, read16 write16 u16, read8 write8 u8);
+}
+
 /// The enhanced configuration access mechanism (PCI Express): 4 KiB of registers a function, 1 MiB
 /// a bus. ACPI's `MCFG` table or a device tree says where it is.
 #[derive(Debug)]
