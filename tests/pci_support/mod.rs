@@ -7,6 +7,7 @@
 pub mod arbitrary;
 pub mod config;
 pub mod device;
+pub mod legacy;
 pub mod ports;
 
 pub use config::{Cap, FakeConfig, FakeFunction};
