@@ -4,10 +4,9 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use vring::transport::pci::Address;
+use vring::transport::pci::{Address, BarWindow};
 
 use super::BootInfo;
-use super::bars::{BarWindow, Space};
 use super::interrupt_map::{InterruptMap, Specifier};
 use super::tree::{self, Node};
 use crate::kernel::FirmwareCheck;
@@ -80,17 +79,18 @@ fn bar_windows(bridge: &Node) -> Vec<BarWindow> {
         let bus = tree::wide(cells.next()?, cells.next()?);
         let here = tree::wide(cells.next()?, cells.next()?);
         let size = tree::wide(cells.next()?, cells.next()?);
-        Some((space >> 24 & 3, bus, here, size))
+        Some((space, bus, here, size))
     };
     let mut windows = Vec::new();
     while let Some((space, bus, here, size)) = next() {
-        let space = match space {
-            1 => Space::Io,
+        let prefetchable = space >> 30 & 1 != 0;
+        windows.push(match space >> 24 & 3 {
+            1 => BarWindow::io(bus as u32, size as u32),
             // The kernel reaches a BAR at the address that is written into it.
-            2 | 3 if bus == here => Space::Memory,
+            2 | 3 if bus == here && prefetchable => BarWindow::prefetchable(bus, size),
+            2 | 3 if bus == here => BarWindow::memory(bus, size),
             _ => continue,
-        };
-        windows.push(BarWindow::new(space, bus..bus.saturating_add(size)));
+        });
     }
     windows
 }
