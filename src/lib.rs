@@ -145,6 +145,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `alloc` | private state on the heap, `Driver::split`; without it the caller lends storage |
+//! | `futures` | [awaiting](adapter) queues, frames, room and configuration changes, on any executor |
 //! | `pci_types` | [`pci_types::ConfigRegionAccess`](adapter) as access to PCI configuration |
 //! | `smoltcp` | [`smoltcp::phy::Device`](adapter) for the network driver |
 //! | `test-util` | fake platforms and devices, for this crate's tests and for yours |

@@ -11,7 +11,7 @@ pub mod layout;
 pub(crate) mod notify;
 #[cfg(all(test, vring_loom, feature = "alloc"))]
 #[allow(unsafe_code)] // a platform and a buffer for models
-mod ordering;
+pub(crate) mod ordering;
 mod packed;
 #[allow(unsafe_code)] // a buffer that is there or not, as the number beside it says
 mod payload;

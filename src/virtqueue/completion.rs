@@ -106,6 +106,21 @@ impl<'q, B> Completion<'q, B> {
         cells.read_reply(self.ticket.slot, reply.as_mut_bytes());
         Some(reply)
     }
+
+    /// Bytes of the reply cell; 0 when the chain had none.
+    #[cfg(feature = "futures")]
+    pub(crate) fn reply_size(&self) -> usize {
+        self.cells.map_or(0, |cells| cells.reply_size().into())
+    }
+
+    /// Copies the reply out of its cell: as many bytes as `to` has, and no more than
+    /// [`reply_size`](Self::reply_size).
+    #[cfg(feature = "futures")]
+    pub(crate) fn copy_reply(&self, to: &mut [u8]) {
+        if let Some(cells) = self.cells.filter(|_| to.len() <= self.reply_size()) {
+            cells.read_reply(self.ticket.slot, to);
+        }
+    }
 }
 
 impl<B> fmt::Debug for Completion<'_, B> {

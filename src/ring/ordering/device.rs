@@ -15,7 +15,7 @@ const INDIRECT: u16 = 4;
 
 /// A chain that the device has taken.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     /// What names it in a used element.
     id: u16,
     /// Descriptors in the ring.
@@ -24,7 +24,7 @@ pub(super) struct Taken {
 }
 
 /// A device at the other end of a queue.
-pub(super) trait Device: Send {
+pub(crate) trait Device: Send {
     /// Asks for no kicks. Advice, without an order.
     fn park(&mut self);
     /// Asks to be kicked when the next chain is published. Only after a look that comes behind
@@ -60,7 +60,7 @@ pub(super) trait Device: Send {
 }
 
 /// Indirect tables: where the first one is, and their words.
-pub(super) type Tables = Option<(u64, Area)>;
+pub(crate) type Tables = Option<(u64, Area)>;
 
 /// The entries of a table as two words each.
 fn table(tables: &Tables, addr: u64, len: u32) -> Vec<(u64, u64)> {
@@ -82,7 +82,7 @@ fn piece(addr: u64, len: u32, flags: u16) -> Piece {
 }
 
 /// VIRTIO 1.4, 2.7.
-pub(super) struct SplitDevice {
+pub(crate) struct SplitDevice {
     desc: Area,
     avail: Area,
     used: Area,
@@ -96,7 +96,7 @@ pub(super) struct SplitDevice {
 }
 
 impl SplitDevice {
-    pub(super) fn new(
+    pub(crate) fn new(
         [desc, avail, used]: [Area; 3],
         tables: Tables,
         contents: Contents,
@@ -274,7 +274,7 @@ impl Position {
 }
 
 /// VIRTIO 1.4, 2.8.
-pub(super) struct PackedDevice {
+pub(crate) struct PackedDevice {
     desc: Area,
     driver: Area,
     device: Area,
@@ -293,7 +293,7 @@ const EVENT_DISABLE: u32 = 1 << 16;
 const EVENT_DESC: u32 = 2 << 16;
 
 impl PackedDevice {
-    pub(super) fn new(
+    pub(crate) fn new(
         [desc, driver, device]: [Area; 3],
         tables: Tables,
         contents: Contents,

@@ -21,8 +21,8 @@
 //!
 //! That the models bite is shown by `tests/mutants.toml`.
 
-mod device;
-mod world;
+pub(crate) mod device;
+pub(crate) mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

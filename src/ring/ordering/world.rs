@@ -24,7 +24,7 @@ use crate::transport::QueueIndex;
 use crate::virtqueue::{Completion, Parts, Virtqueue};
 
 /// Descriptors of a model's ring: more than any batch of it has, so that none is a whole lap.
-pub(super) const NUM: u16 = 4;
+pub(crate) const NUM: u16 = 4;
 
 /// What the driver puts into a piece that the device reads.
 const REQUEST: u64 = 1 << 32;
@@ -33,17 +33,17 @@ const ANSWER: u64 = 2 << 32;
 
 /// What is negotiated, and where the ring starts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Setup {
-    pub(super) packed: bool,
-    pub(super) event_idx: bool,
-    pub(super) in_order: bool,
-    pub(super) tables: bool,
-    pub(super) start: u16,
+pub(crate) struct Setup {
+    pub(crate) packed: bool,
+    pub(crate) event_idx: bool,
+    pub(crate) in_order: bool,
+    pub(crate) tables: bool,
+    pub(crate) start: u16,
 }
 
 /// Buffers are where they are.
 #[derive(Clone, Debug)]
-pub(super) struct Flat;
+pub(crate) struct Flat;
 
 // SAFETY: the memory comes from the heap, zeroed, and a model's device has no way to use it.
 unsafe impl Platform for Flat {
@@ -76,7 +76,7 @@ unsafe impl Platform for Flat {
 }
 
 /// A buffer of several pieces, the last of which the device writes.
-pub(super) struct Chain(Vec<Vec<u8>>);
+pub(crate) struct Chain(Vec<Vec<u8>>);
 
 impl Chain {
     fn direction(&self, index: usize) -> Direction {
@@ -104,19 +104,19 @@ unsafe impl DmaBuf for Chain {
 
 /// What the device finds in a descriptor.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
-    pub(super) addr: u64,
-    pub(super) len: u32,
-    pub(super) writable: bool,
+pub(crate) struct Piece {
+    pub(crate) addr: u64,
+    pub(crate) len: u32,
+    pub(crate) writable: bool,
 }
 
 /// The contents of all buffers.
 #[derive(Clone)]
-pub(super) struct Contents(Area);
+pub(crate) struct Contents(Area);
 
 impl Contents {
     /// What the device does with a chain: it reads what it may read and answers. Bytes written.
-    pub(super) fn serve(&self, pieces: &[Piece]) -> u32 {
+    pub(crate) fn serve(&self, pieces: &[Piece]) -> u32 {
         let mut written = 0;
         for piece in pieces {
             let len = u64::from(piece.len);
@@ -134,8 +134,8 @@ impl Contents {
 }
 
 /// The driver's side.
-pub(super) struct Driver {
-    pub(super) queue: Virtqueue<Flat, Chain>,
+pub(crate) struct Driver {
+    pub(crate) queue: Virtqueue<Flat, Chain>,
     contents: Contents,
     /// Length of the next piece.
     len: usize,
@@ -143,7 +143,7 @@ pub(super) struct Driver {
 
 impl Setup {
     /// A queue, and the device at its other end.
-    pub(super) fn make(&self) -> (Driver, Box<dyn Device>) {
+    pub(crate) fn make(&self) -> (Driver, Box<dyn Device>) {
         let layout = |size, align| Layout::from_size_align(size, align).unwrap();
         let region = |layout| DmaRegion::alloc(&Flat, layout).unwrap();
         let contents = Contents(Area::data(32));
@@ -197,7 +197,7 @@ impl Setup {
 
 impl Driver {
     /// A chain of so many pieces, with a request in them.
-    fn chain(&mut self, pieces: usize) -> Chain {
+    pub(crate) fn chain(&mut self, pieces: usize) -> Chain {
         let lens = self.len..self.len + pieces;
         self.len = lens.end;
         let chain = Chain(lens.map(|len| vec![0; len]).collect());
@@ -209,25 +209,25 @@ impl Driver {
     }
 
     /// Submits a chain of so many pieces.
-    pub(super) fn submit(&mut self, pieces: usize) {
+    pub(crate) fn submit(&mut self, pieces: usize) {
         let chain = self.chain(pieces);
         self.queue.submit(chain).unwrap();
     }
 
     /// Submits chains of so many pieces each, as a burst.
-    pub(super) fn submit_burst(&mut self, batch: &[usize]) {
+    pub(crate) fn submit_burst(&mut self, batch: &[usize]) {
         let chains: Vec<_> = batch.iter().map(|&pieces| self.chain(pieces)).collect();
         let submitted = self.queue.submit_burst(&mut chains.into_iter()).unwrap();
         assert_eq!(submitted, batch.len());
     }
 
     /// Publishes; whether the device is to be told.
-    pub(super) fn kick(&mut self) -> bool {
+    pub(crate) fn kick(&mut self) -> bool {
         self.queue.kick_prepare().is_some()
     }
 
     /// Takes a chain, if one has come back, and uses its memory.
-    pub(super) fn reap(&mut self) -> bool {
+    pub(crate) fn reap(&mut self) -> bool {
         let Self {
             queue, contents, ..
         } = self;
@@ -241,7 +241,7 @@ impl Driver {
     }
 
     /// The same for all that have come back, as a burst; how many.
-    pub(super) fn drain(&mut self) -> usize {
+    pub(crate) fn drain(&mut self) -> usize {
         let Self {
             queue, contents, ..
         } = self;
@@ -249,7 +249,7 @@ impl Driver {
     }
 
     /// The end of a model: loom's objects do not outlive it.
-    pub(super) fn close(self) {
+    pub(crate) fn close(self) {
         drop(self.queue.take_apart());
     }
 }
