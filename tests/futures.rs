@@ -121,7 +121,11 @@ impl<K: Kind> Rig<K> {
         assert_eq!(unclaimed.len(), not_fetched);
         let left = stop(self.live.into_inner(), queue.unwrap());
         assert_eq!(left.len(), in_queue);
-        assert_eq!(maker.alive(), in_queue + not_fetched, "some buffers are lost");
+        assert_eq!(
+            maker.alive(),
+            in_queue + not_fetched,
+            "some buffers are lost"
+        );
         drop((unclaimed, left));
         assert_eq!(maker.alive(), 0);
         self.device.assert_clean();
@@ -155,7 +159,14 @@ fn own_buffer<K: Kind>(platform: &Fake<K>, ring: Ring) {
         for (number, task) in tasks.iter_mut().rev() {
             let done = task.wakes_up();
             assert_eq!(done.buf().number, *number);
-            assert_eq!(done.claimed(), if done.is_assumed() { 9.max(done.claimed()) } else { 9 });
+            assert_eq!(
+                done.claimed(),
+                if done.is_assumed() {
+                    9.max(done.claimed())
+                } else {
+                    9
+                }
+            );
             done.buf().check(9);
         }
     }
@@ -307,7 +318,9 @@ fn a_loop_that_polls_wakes_those_whose_buffers_have_come_and_no_others() {
 fn reaped<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(32, 65_530));
     let mut maker = Maker::new();
-    let mut tasks: Vec<_> = (0..14).map(|_| rig.round(maker.chunks(&[(W, 1)]))).collect();
+    let mut tasks: Vec<_> = (0..14)
+        .map(|_| rig.round(maker.chunks(&[(W, 1)])))
+        .collect();
     tasks.iter_mut().for_each(Task::sleeps);
     let mut chains = rig.take().into_iter();
     rig.device.with_queue(Q, |queue| {
@@ -410,7 +423,9 @@ fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
     if restarts {
         rig.live
             .borrow_mut()
-            .restart_queue(&mut queue, &config(4, 0), |withdrawn| back.push(withdrawn.buf))
+            .restart_queue(&mut queue, &config(4, 0), |withdrawn| {
+                back.push(withdrawn.buf)
+            })
             .unwrap();
         assert_eq!(back.len(), 4);
         drop(back);
@@ -488,7 +503,13 @@ fn what_crosses_cores_may_cross_cores() {
     let platform = InPlace::new();
     let rig = Rig::new(&platform, Ring::SPLIT.features, &config(4, 0));
     let mut maker = Maker::new();
-    let future = async { rig.queue.submit(maker.chunks(&[(W, 1)])).await.unwrap().await };
+    let future = async {
+        rig.queue
+            .submit(maker.chunks(&[(W, 1)]))
+            .await
+            .unwrap()
+            .await
+    };
     sent_value(&future);
     drop(future);
     rig.finish(&maker, 0, 0);

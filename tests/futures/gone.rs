@@ -3,10 +3,10 @@
 use vring::adapter::futures::Unclaimed;
 use vring::testing::{Fake, InPlace, Kind};
 
+use super::Rig;
 use super::rig::{Maker, R, W, config, scaled};
 use super::support::{Ring, every_ring};
 use super::tasks::Task;
-use super::Rig;
 
 /// What becomes of a future.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

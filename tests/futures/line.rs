@@ -199,7 +199,10 @@ fn never_fits<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let mut maker = Maker::new();
     let mut too_long = Task::new(rig.queue.submit(maker.chain(20)));
     let rejected = too_long.ready().unwrap_err();
-    assert!(matches!(rejected.why, Reject::TooManySegments { .. }), "{rejected:?}");
+    assert!(
+        matches!(rejected.why, Reject::TooManySegments { .. }),
+        "{rejected:?}"
+    );
     assert_eq!(rejected.buf.number, 1);
     let mut empty = Task::new(rig.queue.submit(maker.chunks(&[(W, 0)])));
     let rejected_too = empty.ready().unwrap_err();

@@ -214,7 +214,10 @@ fn not_taken<K: Kind>(platform: &Fake<K>) {
     let handler = tx.notifier();
     // Never polled.
     drop(tx.transmit(frame(60, 100)));
-    assert_eq!(tx.transmit(frame(60, 101)).cancel().unwrap().as_slice(), [101; 60]);
+    assert_eq!(
+        tx.transmit(frame(60, 101)).cancel().unwrap().as_slice(),
+        [101; 60]
+    );
     let mut sent = 0;
     while let Some(()) = {
         let mut task = Task::new(tx.transmit(frame(60, sent)));

@@ -7,10 +7,10 @@ use std::thread;
 use vring::adapter::futures::Notifier;
 use vring::testing::{Bouncing, Fake, InPlace, Kind, QueueDevice, Rng};
 
+use super::Rig;
 use super::rig::{Maker, R, W, config, reply, scaled};
 use super::support::{Q, Ring};
 use super::tasks::block_on;
-use super::Rig;
 
 /// Serves until it is told to stop, in any order, and calls the handler where one is due.
 fn device(mut queue: QueueDevice, handler: &Notifier, in_order: bool, stop: &AtomicBool) {

@@ -102,9 +102,10 @@ impl Bell {
 
     /// Wakes everybody, now or by who is inside.
     pub(super) fn ring(&self) {
-        // The gate's release orders it, and all that the ring is about, before what who comes to
-        // the gate later does there.
-        self.rings.fetch_add(1, Ordering::Relaxed);
+        // The release is for who sees the number before the gate tells of the ring: it sees what the
+        // ring is about, too, or it would miss that for ever.
+        self.rings.fetch_add(1, Ordering::Release);
+        // The gate's is for who comes there later.
         if self.gate.fetch_or(BUSY | RUNG, Ordering::AcqRel) & BUSY == 0 {
             drop(Leaving(self));
         }
@@ -112,7 +113,7 @@ impl Bell {
 
     /// How often it rang: to be asked after a waker was put down.
     pub(super) fn rings(&self) -> usize {
-        self.rings.load(Ordering::Relaxed)
+        self.rings.load(Ordering::Acquire)
     }
 
     /// Does something inside, unless somebody is there.

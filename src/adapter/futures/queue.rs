@@ -71,11 +71,7 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
 
     /// As [`submit`](Self::submit), with a header in front and the reply cell behind: see
     /// [`Virtqueue::submit_with`].
-    pub fn submit_with<H: IntoBytes + Immutable>(
-        &self,
-        header: H,
-        buf: B,
-    ) -> Submit<'_, P, B, H> {
+    pub fn submit_with<H: IntoBytes + Immutable>(&self, header: H, buf: B) -> Submit<'_, P, B, H> {
         Submit::new(self, Some(header), buf)
     }
 
@@ -315,9 +311,7 @@ impl<P: Platform, B: DmaBuf, H> Drop for Submit<'_, P, B, H> {
         }
         // The waker is dropped with the lock open.
         let _waker = self.queue.with(|state, bell, _| {
-            state
-                .unclaimed
-                .extend(buf.map(Unclaimed::NotSubmitted));
+            state.unclaimed.extend(buf.map(Unclaimed::NotSubmitted));
             state.leave_line(turn, bell)
         });
     }

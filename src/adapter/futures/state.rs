@@ -431,7 +431,11 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
                     break Err(Rejected { buf, why });
                 }
             }
-            if self.queue.as_ref().is_none_or(|queue| queue.outstanding() == 0) {
+            if self
+                .queue
+                .as_ref()
+                .is_none_or(|queue| queue.outstanding() == 0)
+            {
                 // Nothing will come back that could make room.
                 break Err(Rejected { buf: taken, why });
             }
