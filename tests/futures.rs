@@ -396,7 +396,7 @@ fn a_queue_that_is_taken_ends_all_waiting_and_can_be_put_back() {
 fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
     let mut features = ring.features;
     if restarts {
-        features = features | Feature::RING_RESET;
+        features |= Feature::RING_RESET;
     }
     let rig = Rig::new(platform, features, &config(4, 0));
     let mut maker = Maker::new();
