@@ -218,6 +218,11 @@ pub use platform::{DmaAddr, Platform};
 mod readme {}
 
 /// So do those of the guides.
+#[cfg(all(doctest, feature = "test-util", feature = "futures"))]
+#[doc = include_str!("../docs/async.md")]
+mod async_guide {}
+
+/// Likewise.
 #[cfg(all(doctest, feature = "test-util"))]
 #[doc = include_str!("../docs/porting.md")]
 #[doc = include_str!("../docs/drivers.md")]

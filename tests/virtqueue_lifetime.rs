@@ -28,8 +28,8 @@ use rig::{
 };
 use support::{FEATURES, Q, Ring, every_ring, start, stop};
 
-// Classes 48 and 49 are of blocking calls and futures, which there are none of: `submit` takes the
-// buffer, so that no borrow can end while the device has it.
+// Class 48 is of blocking calls, which there are none of: `submit` takes the buffer, so that no borrow
+// can end while the device has it. Futures have tests of their own, in `futures`.
 
 #[test]
 fn bug_class_49_whatever_is_forgotten_the_device_goes_on_safely() {

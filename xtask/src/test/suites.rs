@@ -12,7 +12,9 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
         "unit",
         &[
             "conformance",
+            "embassy",
             "fake_*",
+            "futures",
             "indirect",
             "init",
             "legacy",
@@ -73,13 +75,19 @@ pub(crate) const UNDER_MIRI: &[MiriRun] = &[
         name: "stacked borrows, and what leaks on purpose",
         target: None,
         flags: "-Zmiri-ignore-leaks",
-        programs: &["virtqueue_lifetime", "indirect"],
+        programs: &["futures", "virtqueue_lifetime", "indirect"],
     },
     MiriRun {
         name: "tree borrows",
         target: None,
         flags: "-Zmiri-tree-borrows",
         programs: &[LIBRARY_TESTS, "fake_device", "fake_platforms"],
+    },
+    MiriRun {
+        name: "tree borrows, and what leaks on purpose",
+        target: None,
+        flags: "-Zmiri-tree-borrows -Zmiri-ignore-leaks",
+        programs: &["futures", "indirect"],
     },
     // What aliases or leaks does not depend on the order of bytes.
     MiriRun {
