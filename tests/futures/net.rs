@@ -1,5 +1,6 @@
 //! The network driver's parts, awaited.
 
+use std::task::Poll;
 use std::thread;
 
 use vring::adapter::futures::{AsyncControl, AsyncReceiver, AsyncTransmitter, ReceiveError};
@@ -166,7 +167,7 @@ fn waits_for_room<K: Kind>(platform: &Fake<K>) {
     let mut back = Vec::new();
     let mut tx = AsyncTransmitter::new(net.tx(), |memory| back.push(last(&memory)));
     let handler = tx.notifier();
-    let mut sent = 0;
+    let (mut sent, mut out) = (0, 0);
     // As many as there is room for.
     loop {
         let mut task = Task::new(tx.transmit(frame(60, sent)));
@@ -176,19 +177,27 @@ fn waits_for_room<K: Kind>(platform: &Fake<K>) {
         }
         assert!(!task.is_woken());
         device.assert_kicked(TRANSMIT_QUEUE);
-        let interrupt = device.with_queue(TRANSMIT_QUEUE, |queue| {
-            let chain = queue.pop().unwrap();
-            assert_eq!(queue.read(&chain)[HEADER..], [0; 60]);
-            queue.complete(chain, 0)
-        });
-        assert_eq!(interrupt, Some(true));
-        handler.wake();
-        task.wakes_up().unwrap();
+        // In pages, a frame may take as much room as two that came back.
+        loop {
+            let interrupt = device.with_queue(TRANSMIT_QUEUE, |queue| {
+                let chain = queue.pop().unwrap();
+                assert_eq!(queue.read(&chain)[HEADER..], [out; 60]);
+                queue.complete(chain, 0)
+            });
+            assert_eq!(interrupt, Some(true));
+            out += 1;
+            handler.wake();
+            assert!(task.is_woken());
+            if let Poll::Ready(transmitted) = task.poll() {
+                transmitted.unwrap();
+                break;
+            }
+        }
         break;
     }
     assert!(sent >= 2);
     // All go out in order.
-    for i in 1..=sent {
+    for i in out..=sent {
         assert_eq!(take(&device).unwrap().1, [i; 60]);
     }
     assert!(take(&device).is_none());
@@ -203,7 +212,9 @@ fn waits_for_room<K: Kind>(platform: &Fake<K>) {
 
 #[test]
 fn bug_class_49_a_frame_that_was_not_taken_comes_back_when_its_future_is_dropped() {
-    every_platform!(not_taken);
+    // In pages, a small frame may find room where another has not.
+    not_taken(&InPlace::new());
+    not_taken(&Bouncing::new());
 }
 
 fn not_taken<K: Kind>(platform: &Fake<K>) {
@@ -230,9 +241,7 @@ fn not_taken<K: Kind>(platform: &Fake<K>) {
     task.sleeps();
     task.forget();
     let mut task = Task::new(tx.room());
-    if sent == 4 {
-        task.sleeps();
-    }
+    task.sleeps();
     while take(&device).is_some() {}
     handler.wake();
     task.ready().unwrap();
