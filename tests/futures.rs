@@ -406,7 +406,7 @@ fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
     waiting.iter_mut().for_each(Task::sleeps);
     let mut for_room = Task::new(rig.queue.submit(maker.chunks(&[(W, 1)])));
     for_room.sleeps();
-    let mut old = waiting.pop().unwrap();
+    let mut old = waiting.remove(0);
     let mut queue = rig.queue.take().unwrap();
     assert!(rig.queue.take().is_none());
     assert_eq!(rig.queue.fault(), Some(Fault::Stopped));
