@@ -1,5 +1,18 @@
 //! Awaiting: who is woken when, and what becomes of futures that are dropped or forgotten.
 
+/// Runs a generic function on each kind of platform and each kind of ring, with arguments behind; where
+/// Miri does it, on two of them.
+macro_rules! rings {
+    ($f:ident $(, $arg:expr)*) => {
+        if cfg!(miri) {
+            $f(&vring::testing::InPlace::new(), $crate::support::Ring::SPLIT $(, $arg)*);
+            $f(&vring::testing::Bouncing::new(), $crate::support::Ring::PACKED $(, $arg)*);
+        } else {
+            $crate::support::every_ring!($f $(, $arg)*);
+        }
+    };
+}
+
 #[path = "futures/config.rs"]
 mod config_changes;
 #[path = "futures/gone.rs"]
@@ -29,7 +42,7 @@ use vring::testing::{Bouncing, Chain, Fake, FakeDevice, FakeTransport, InPlace, 
 use vring::virtqueue::{Fault, Reject};
 
 use rig::{Chunks, Maker, R, W, config, reply, scaled};
-use support::{Q, Ring, every_ring, stop};
+use support::{Q, Ring, stop};
 use tasks::Task;
 
 /// A queue that is awaited, and its device.
@@ -136,7 +149,7 @@ impl<K: Kind> Rig<K> {
 /// Defends: SP-014.
 #[test]
 fn a_future_is_ready_with_its_own_buffer_in_whatever_order_they_come() {
-    every_ring!(own_buffer);
+    rings!(own_buffer);
 }
 
 fn own_buffer<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -177,7 +190,7 @@ fn own_buffer<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn futures_that_are_awaited_together_cost_one_notification() {
-    every_ring!(one_notification);
+    rings!(one_notification);
 }
 
 fn one_notification<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -210,7 +223,7 @@ fn one_notification<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn who_does_not_sleep_asks_for_no_interrupt() {
-    every_ring!(no_interrupt);
+    rings!(no_interrupt);
 }
 
 fn no_interrupt<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -228,7 +241,7 @@ fn no_interrupt<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn a_reply_is_kept_for_as_long_as_its_future() {
-    every_ring!(replies);
+    rings!(replies);
 }
 
 fn replies<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -282,7 +295,7 @@ fn replies<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn what_is_not_fetched_yet_survives_that_its_slot_is_used_again() {
-    every_ring!(late);
+    rings!(late);
 }
 
 fn late<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -312,7 +325,7 @@ fn late<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn a_loop_that_polls_wakes_those_whose_buffers_have_come_and_no_others() {
-    every_ring!(reaped);
+    rings!(reaped);
 }
 
 fn reaped<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -349,7 +362,7 @@ fn reaped<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn a_fault_ends_all_waiting_and_buffers_come_back_from_the_reset() {
-    every_ring!(fault);
+    rings!(fault);
 }
 
 fn fault<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -389,8 +402,8 @@ fn fault<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn a_queue_that_is_taken_ends_all_waiting_and_can_be_put_back() {
-    every_ring!(taken, false);
-    every_ring!(taken, true);
+    rings!(taken, false);
+    rings!(taken, true);
 }
 
 fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
@@ -464,7 +477,7 @@ fn a_queue_is_put_only_where_none_is() {
 
 #[test]
 fn bug_class_73_a_wake_up_for_nothing_does_nothing() {
-    every_ring!(spurious);
+    rings!(spurious);
 }
 
 fn spurious<K: Kind>(platform: &Fake<K>, ring: Ring) {

@@ -5,7 +5,7 @@ use vring::testing::{Fake, InPlace, Kind};
 
 use super::Rig;
 use super::rig::{Maker, R, W, config, scaled};
-use super::support::{Ring, every_ring};
+use super::support::Ring;
 use super::tasks::Task;
 
 /// What becomes of a future.
@@ -40,12 +40,12 @@ const WHEN: [When; 5] = [
 
 #[test]
 fn bug_class_49_a_future_that_is_dropped_at_any_time_leaves_its_buffer_and_its_slot() {
-    every_ring!(ended, End::Drop);
+    rings!(ended, End::Drop);
 }
 
 #[test]
 fn bug_class_49_a_future_that_is_forgotten_at_any_time_leaves_its_buffer_and_its_slot() {
-    every_ring!(ended, End::Forget);
+    rings!(ended, End::Forget);
 }
 
 fn ended<K: Kind>(platform: &Fake<K>, ring: Ring, end: End) {
@@ -113,7 +113,7 @@ fn ended<K: Kind>(platform: &Fake<K>, ring: Ring, end: End) {
 
 #[test]
 fn bug_class_49_what_a_gone_future_left_with_the_device_comes_back_from_the_reset() {
-    every_ring!(left_with_the_device);
+    rings!(left_with_the_device);
 }
 
 fn left_with_the_device<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -136,14 +136,14 @@ fn left_with_the_device<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn bug_class_50_no_number_of_dropped_or_forgotten_futures_takes_a_slot_away() {
-    every_ring!(many_gone);
+    rings!(many_gone);
 }
 
 fn many_gone<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_500));
     let mut maker = Maker::new();
     let mut forgotten = 0;
-    for i in 0..scaled(300, 30) {
+    for i in 0..scaled(300, 8) {
         // One slot is left to who waits.
         for _ in 0..3 {
             let mut task = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
@@ -188,7 +188,7 @@ enum Other {
 
 #[test]
 fn no_task_relies_on_another_to_be_woken() {
-    every_ring!(relies);
+    rings!(relies);
 }
 
 fn relies<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -240,7 +240,7 @@ fn relies<K: Kind>(platform: &Fake<K>, ring: Ring) {
 /// what is still out.
 #[test]
 fn who_takes_back_for_others_sees_that_they_are_woken() {
-    every_ring!(for_others);
+    rings!(for_others);
 }
 
 fn for_others<K: Kind>(platform: &Fake<K>, ring: Ring) {

@@ -8,13 +8,13 @@ use vring::testing::{Fake, Kind};
 use vring::virtqueue::Reject;
 
 use super::rig::{Maker, R, W, config, scaled};
-use super::support::{Ring, every_ring};
+use super::support::Ring;
 use super::tasks::Task;
 use super::{Q, Rig};
 
 #[test]
 fn who_waits_for_room_is_served_in_order() {
-    every_ring!(in_order);
+    rings!(in_order);
 }
 
 fn in_order<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -54,7 +54,7 @@ fn in_order<K: Kind>(platform: &Fake<K>, ring: Ring) {
 /// Defends: SP-020, SP-022.
 #[test]
 fn who_waits_for_room_tells_the_device_first() {
-    every_ring!(kicks_first);
+    rings!(kicks_first);
 }
 
 fn kicks_first<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -78,7 +78,7 @@ fn kicks_first<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn who_comes_when_others_wait_lets_them_go_first() {
-    every_ring!(newcomer);
+    rings!(newcomer);
 }
 
 fn newcomer<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -110,7 +110,7 @@ fn newcomer<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn bug_class_49_who_is_gone_from_the_line_holds_nobody_up() {
-    every_ring!(gone_from_the_line);
+    rings!(gone_from_the_line);
 }
 
 fn gone_from_the_line<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -174,7 +174,7 @@ fn gone_from_the_line<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn a_buffer_that_was_not_submitted_is_taken_back_or_unclaimed() {
-    every_ring!(not_submitted);
+    rings!(not_submitted);
 }
 
 fn not_submitted<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -191,7 +191,7 @@ fn not_submitted<K: Kind>(platform: &Fake<K>, ring: Ring) {
 
 #[test]
 fn what_never_fits_is_an_error_and_does_not_wait() {
-    every_ring!(never_fits);
+    rings!(never_fits);
 }
 
 fn never_fits<K: Kind>(platform: &Fake<K>, ring: Ring) {
@@ -227,7 +227,7 @@ fn never_fits<K: Kind>(platform: &Fake<K>, ring: Ring) {
 /// A device that answers before the doorbell is left keeps no task from its turn.
 #[test]
 fn a_device_that_is_always_ready_leaves_other_tasks_their_turn() {
-    every_ring!(always_ready);
+    rings!(always_ready);
 }
 
 fn always_ready<K: Kind>(platform: &Fake<K>, ring: Ring) {

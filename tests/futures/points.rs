@@ -18,7 +18,7 @@ use std::pin::Pin;
 use vring::testing::{Fake, Kind};
 
 use super::rig::{Maker, W, config, reply};
-use super::support::{Q, Ring, every_ring};
+use super::support::{Q, Ring};
 use super::tasks::Woken;
 use super::{Rig, scaled};
 
@@ -142,7 +142,7 @@ fn execute(tasks: &mut [Task]) {
 
 #[test]
 fn bug_class_30_a_task_is_woken_at_whatever_point_its_buffer_comes_back() {
-    every_ring!(at_any_point);
+    rings!(at_any_point);
 }
 
 /// Up to three tasks on two slots, so that one waits for room.
