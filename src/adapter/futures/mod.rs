@@ -118,7 +118,7 @@
 //! # What this does not do
 //!
 //! There is no executor, no timer, and no `Stream`: `poll_receive` makes one with the `poll_fn` of
-//! any stream library (`docs/decisions/012-futures-without-a-crate.md` says why).
+//! any stream library (`docs/decisions/014-futures-without-a-crate.md` says why).
 
 mod bell;
 mod config;
