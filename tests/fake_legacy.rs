@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 
 use vring::features::{Feature, Features};
-use vring::platform::{Direction, DmaAddr, Platform, RawRegion};
+use vring::platform::{DmaAddr, Platform, RawRegion};
 use vring::ring::layout::vring_init;
 use vring::testing::{Bouncing, FakeDevice, FakeTransport, Legacy};
 use vring::transport::{
@@ -189,16 +189,10 @@ fn framed(features: Features, lens: &[u32]) -> Vec<&'static str> {
     rogue.status(&[7]);
     let bus = rogue.platform.bus().clone();
     for (i, &len) in lens.iter().enumerate() {
-        let bytes = Box::leak(vec![0; len as usize].into_boxed_slice());
-        // SAFETY: it is never freed, nor used otherwise.
-        let mapping = unsafe {
-            rogue
-                .platform
-                .map((&mut *bytes).into(), Direction::Writable)
-        };
+        let piece = rogue.region(len as usize).addr;
         let at = areas.desc.0 + 16 * i as u64;
         let last = i + 1 == lens.len();
-        bus.write(DmaAddr(at), &mapping.unwrap().addr.0.to_le_bytes());
+        bus.write(DmaAddr(at), &piece.0.to_le_bytes());
         bus.write(DmaAddr(at + 8), &len.to_le_bytes());
         bus.write(DmaAddr(at + 12), &[if last { 2 } else { 3 }, 0]);
         bus.write(DmaAddr(at + 14), &(i as u16 + 1).to_le_bytes());

@@ -29,6 +29,7 @@ pub(crate) const SUITES: &[(&str, &[Pattern])] = &[
             "transport_config",
             "virtqueue_bookkeeping",
             "virtqueue_bursts",
+            "virtqueue_cells",
             "virtqueue_lifetime",
             "virtqueue_ordering",
         ],
