@@ -14,7 +14,7 @@
 //!    one full fence decides whether to kick, one kick is one store; no register is read.
 //! 5. **Trusted are the [`Platform`], the [`DmaBuf`](buffer::DmaBuf) and
 //!    [`Transport`](transport::Transport) implementations, and the registers that a transport is
-//!    given.** Nothing else is.
+//!    given, with the way they are reached.** Nothing else is, and all of it takes `unsafe`.
 //!
 //! # Sixty seconds
 //!

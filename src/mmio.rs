@@ -60,6 +60,11 @@ impl Registers {
     /// 2. Nobody else uses these registers meanwhile: no second transport for the device.
     /// 3. They are no memory that Rust code uses. A BAR holds what firmware *or the host* wrote
     ///    there: a kernel that does not trust its host refuses to map addresses that are RAM.
+    /// 4. They go to whom they are meant for. A transport that asks for the registers at a physical
+    ///    address gets those; so do [`Ecam`](crate::transport::pci::Ecam) and
+    ///    [`MmioTransport`](crate::transport::mmio::MmioTransport), which ask for nothing. Of
+    ///    configuration space, whoever makes them answers for what it is used for, as the makers of
+    ///    every [`ConfigAccess`](crate::transport::pci::ConfigAccess) do.
     #[must_use]
     pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
@@ -178,7 +183,22 @@ impl<T: Word> Register<T> {
 /// [`Native`] loads and stores, which is right wherever the hypervisor traps or maps the access.
 /// A confidential guest may not rely on traps: it implements this trait with a hypercall.
 /// Values are in the CPU's byte order; the register is little-endian.
-pub trait RegisterAccess: Clone {
+///
+/// # Safety
+/// Memory is lent to a device by what is written to its registers, and freed on what is read from
+/// them: a status of 0 is the proof that a reset is done. An implementation, and every clone of it,
+/// promises:
+///
+/// 1. A call is one access of the device's register at that place, of exactly that width, in the
+///    order of the calls. A write stores that value, and a read returns what the device answers
+///    there and then: nothing is made up, kept from before, left out or repeated.
+/// 2. A write comes after every earlier store to memory, and a read before every later access of
+///    memory, for the device as well as for other CPUs.
+/// 3. A doorbell or an interrupt handle that it gives writes to and reads from the registers that
+///    it was made for, and no others.
+///
+/// It does not promise that the device tells the truth.
+pub unsafe trait RegisterAccess: Clone {
     /// Reads 8 bits.
     fn read8(&self, at: Register<u8>) -> u8;
     /// Reads 16 bits in one access.
@@ -210,7 +230,9 @@ pub trait RegisterAccess: Clone {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Native;
 
-impl RegisterAccess for Native {
+// SAFETY: 1. Each is one volatile load or store (on aarch64 one instruction) of its width. 2. The
+// fences of `Register` order it. 3. The handles hold the places that they were given.
+unsafe impl RegisterAccess for Native {
     #[inline]
     fn read8(&self, at: Register<u8>) -> u8 {
         at.load()
@@ -442,7 +464,12 @@ pub(crate) fn strong_fences() -> [u32; 3] {
 
 /// The eight I/O ports of PCI configuration mechanism #1: the address at `0xcf8`, the data at
 /// `0xcfc`. Implemented by [`NativePorts`], and by whoever reaches ports in another way.
-pub trait ConfigPorts {
+///
+/// # Safety
+/// [`ConfigAccess`](crate::transport::pci::ConfigAccess) is made of it, whose promises it has to
+/// allow: a call is one access of that port, of exactly that width, in the order of the calls, and
+/// a value is made only by who answers for what configuration space is used for.
+pub unsafe trait ConfigPorts {
     /// Reads 8 bits.
     fn read8(&self, port: u16) -> u8;
     /// Reads 16 bits.

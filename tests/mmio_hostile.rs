@@ -102,7 +102,8 @@ impl Noise {
     }
 }
 
-impl RegisterAccess for Noise {
+// SAFETY: this is the device, a hostile one that uses no memory.
+unsafe impl RegisterAccess for Noise {
     fn read8(&self, at: Register<u8>) -> u8 {
         self.read(at.address(), 1) as u8
     }

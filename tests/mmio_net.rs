@@ -352,7 +352,8 @@ impl Counting {
     }
 }
 
-impl RegisterAccess for Counting {
+// SAFETY: every call is handed on once, as it is.
+unsafe impl RegisterAccess for Counting {
     fn read8(&self, at: Register<u8>) -> u8 {
         self.count("read 8").read8(at)
     }

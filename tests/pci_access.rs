@@ -96,7 +96,8 @@ impl Ports {
     }
 }
 
-impl ConfigPorts for &Ports {
+// SAFETY: this is the machine, made up, and no registers are behind it but those of fakes.
+unsafe impl ConfigPorts for &Ports {
     fn read8(&self, port: u16) -> u8 {
         self.note(port, 1, None);
         0x11
@@ -190,7 +191,8 @@ fn bug_class_68_the_pair_of_ports_is_one_resource_for_all_cores() {
 /// Has 32-bit reads only, as small kernels do.
 struct Dwords;
 
-impl ConfigAccess for Dwords {
+// SAFETY: this is the machine, made up, and no registers are behind it but those of fakes.
+unsafe impl ConfigAccess for Dwords {
     fn read32(&self, _: Address, register: u16) -> u32 {
         assert_eq!(register % 4, 0);
         0x4433_2211
@@ -321,7 +323,8 @@ fn a_scan_follows_bridges_and_visits_each_bus_once_whatever_they_say() {
 #[test]
 fn bug_class_43_a_scan_of_bridges_everywhere_ends() {
     struct Bridges;
-    impl ConfigAccess for Bridges {
+    // SAFETY: this is the machine, made up, and no registers are behind it but those of fakes.
+    unsafe impl ConfigAccess for Bridges {
         fn read32(&self, at: Address, register: u16) -> u32 {
             match register {
                 0 => 0x000c_1b36,

@@ -16,21 +16,21 @@ use vring::transport::{DeviceId, Transport};
 fn two_closures_are_a_way_to_configuration_space() {
     let (config, fake) = qemu_net();
     let widths = RefCell::new(Vec::new());
-    let closures = pci::from_fn(
-        |address, register, width| {
-            widths.borrow_mut().push(width.bytes());
-            match width {
-                Width::Byte => config.read8(address, register).into(),
-                Width::Word => config.read16(address, register).into(),
-                Width::Dword => config.read32(address, register),
-            }
-        },
-        |address, register, width, value| match width {
-            Width::Byte => config.write8(address, register, value as u8),
-            Width::Word => config.write16(address, register, value as u16),
-            Width::Dword => config.write32(address, register, value),
-        },
-    );
+    let read = |address, register, width: Width| {
+        widths.borrow_mut().push(width.bytes());
+        match width {
+            Width::Byte => config.read8(address, register).into(),
+            Width::Word => config.read16(address, register).into(),
+            Width::Dword => config.read32(address, register),
+        }
+    };
+    let write = |address, register, width, value| match width {
+        Width::Byte => config.write8(address, register, value as u8),
+        Width::Word => config.write16(address, register, value as u16),
+        Width::Dword => config.write32(address, register, value),
+    };
+    // SAFETY: every call is handed on once, as it is, to the configuration space of a fake.
+    let closures = unsafe { pci::from_fn(read, write) };
     let found = pci::scan(&closures).find(|f| f.virtio() == Some(DeviceId::NETWORK));
     let address = found.unwrap().address;
     let map = |addr, len| fake.map(addr, len);
@@ -47,10 +47,10 @@ fn two_closures_are_a_way_to_configuration_space() {
 #[test]
 fn a_closure_that_returns_more_than_was_asked_for_is_cut_down() {
     let log = RefCell::new(Vec::new());
-    let config = pci::from_fn(
-        |_, _, _| 0x8765_4321,
-        |_, register, width, value| log.borrow_mut().push((register, width, value)),
-    );
+    let read = |_, _, _| 0x8765_4321;
+    let write = |_, register, width, value| log.borrow_mut().push((register, width, value));
+    // SAFETY: there is nothing behind it.
+    let config = unsafe { pci::from_fn(read, write) };
     assert_eq!(config.read8(at(), 1), 0x21);
     assert_eq!(config.read16(at(), 2), 0x4321);
     assert_eq!(config.read32(at(), 4), 0x8765_4321);

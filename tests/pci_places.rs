@@ -258,7 +258,9 @@ fn with_window(function: FakeFunction) -> (&'static Shared, Fake, Result<Windowe
     let (config, fake) = (FakeConfig::with(at(), function), Fake::new());
     *config.device.borrow_mut() = Some(fake.clone());
     let config = Shared::lend(config);
-    let window = Box::leak(Box::new(Window::new(config, at())));
+    // SAFETY: nobody else uses this device.
+    let window = unsafe { Window::new(config, at()) };
+    let window = Box::leak(Box::new(window));
     let none = |_, _| None::<Nowhere>;
     let transport = PciTransport::with_window(window, fake.clone(), |_, _| None, none);
     (config, fake, transport)
@@ -378,7 +380,9 @@ fn a_window_that_is_too_short_or_absent_is_none() {
 fn ports_come_before_the_window() {
     let (config, fake) = (FakeConfig::with(at(), function([2, 2])), Fake::new());
     let config = Shared::lend(config);
-    let window: &'static Window<&'static Shared> = Box::leak(Box::new(Window::new(config, at())));
+    // SAFETY: nobody else uses this device.
+    let window = unsafe { Window::new(config, at()) };
+    let window: &'static Window<&'static Shared> = Box::leak(Box::new(window));
     let ports = |port, len| Some(FakePorts::new(&fake, port, len));
     let transport = PciTransport::with_window(window, fake.clone(), |_, _| None, ports).unwrap();
     assert_eq!(transport.num_queues(), Some(3));

@@ -132,7 +132,8 @@ struct Arbitrary {
     reads: Cell<u32>,
 }
 
-impl ConfigAccess for Arbitrary {
+// SAFETY: this is the machine, made up, and no registers are behind it but those of fakes.
+unsafe impl ConfigAccess for Arbitrary {
     fn read32(&self, at: Address, register: u16) -> u32 {
         self.reads.set(self.reads.get() + 1);
         let place = u64::from(at.bus()) << 16

@@ -28,7 +28,8 @@ impl<C: ConfigRegionAccess> Config<C> {
     /// # Safety
     /// The access may be asked for any function of the segments and buses that will be looked at,
     /// present or not, and for any of its first 256 bytes: that is "valid" for it. A function that
-    /// is not there reads as all-ones.
+    /// is not there reads as all-ones. And it does what [`ConfigAccess`] promises of accesses of 32
+    /// bits, and whoever makes this value of it answers for what it is used for.
     #[must_use]
     #[allow(unsafe_code)] // what the foreign trait demands, the kernel has to promise
     pub const unsafe fn new(access: C) -> Self {
@@ -69,7 +70,10 @@ impl<C: ConfigRegionAccess> Config<C> {
     }
 }
 
-impl<C: ConfigRegionAccess> ConfigAccess for Config<C> {
+#[allow(unsafe_code)] // signs the contract of who reaches configuration space
+// SAFETY: 1. By the promise at `new`; of the registers in a word that is written for a part of it,
+// the others are given what they hold, or the zeros that change nothing. 2. By the same promise.
+unsafe impl<C: ConfigRegionAccess> ConfigAccess for Config<C> {
     fn read32(&self, address: Address, register: u16) -> u32 {
         self.read(address, register)
     }

@@ -52,6 +52,8 @@ impl NativePorts {
     /// 2. `0xcf8` to `0xcff` are PCI configuration mechanism #1, and nothing else uses them
     ///    meanwhile but other values of this type: the lock is in
     ///    [`PortIo`](crate::transport::pci::PortIo).
+    /// 3. Whoever makes one answers for what configuration space is used for, as the makers of
+    ///    every [`ConfigAccess`](crate::transport::pci::ConfigAccess) do.
     #[must_use]
     pub const unsafe fn new() -> Self {
         Self(())
@@ -82,7 +84,8 @@ macro_rules! config_port {
     };
 }
 
-impl ConfigPorts for NativePorts {
+// SAFETY: one instruction of that width, at one of the eight ports; made by an unsafe function only.
+unsafe impl ConfigPorts for NativePorts {
     config_port!(u8, read8, write8, in8, out8);
     config_port!(u16, read16, write16, in16, out16);
     config_port!(u32, read32, write32, in32, out32);
@@ -110,6 +113,7 @@ impl Ports {
     /// 3. They are no ports by which others are programmed, such as those of a DMA controller. An
     ///    I/O BAR holds what firmware *or the host* wrote there: a kernel that does not trust its
     ///    host refuses what is not in the I/O window of a host bridge.
+    /// 4. They go to the transport that asked for the ports from `first` on.
     #[must_use]
     pub const unsafe fn new(first: u16, len: u16) -> Self {
         Self { first, len }

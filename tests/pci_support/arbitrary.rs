@@ -49,7 +49,8 @@ impl Arbitrary {
     }
 }
 
-impl ConfigAccess for Arbitrary {
+// SAFETY: this is the machine, made up, and no registers are behind it but those of fakes.
+unsafe impl ConfigAccess for Arbitrary {
     fn read32(&self, at: Address, register: u16) -> u32 {
         self.read(at, register, 4)
     }

@@ -321,7 +321,8 @@ impl FakeConfig {
     }
 }
 
-impl ConfigAccess for FakeConfig {
+// SAFETY: this is the machine, made up, and no registers are behind it but those of fakes.
+unsafe impl ConfigAccess for FakeConfig {
     fn read32(&self, address: Address, register: u16) -> u32 {
         self.get(address, register, 4)
     }

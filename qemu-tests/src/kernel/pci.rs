@@ -113,6 +113,8 @@ macro_rules! forward {
     )*};
 }
 
-impl ConfigAccess for ConfigSpace {
+// SAFETY: every call is handed on to the window that holds the function, or to the ports. The kernel
+// makes one value, and of a function that is in use nothing but its transport writes registers.
+unsafe impl ConfigAccess for ConfigSpace {
     forward!(read32 write32 u32, read16 write16 u16, read8 write8 u8);
 }

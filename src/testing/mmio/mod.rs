@@ -257,7 +257,10 @@ impl FakeMmio {
     }
 }
 
-impl RegisterAccess for FakeMmio {
+// SAFETY: what stands here is the device, and what it answers, lies included, is the device's word.
+// Each call reaches its register once, with its width. The device reaches no memory but what its bus
+// resolves.
+unsafe impl RegisterAccess for FakeMmio {
     fn read8(&self, at: Register<u8>) -> u8 {
         self.read(at.address(), 8) as u8
     }

@@ -5,7 +5,8 @@
 //! of ports at `0xcf8` and `0xcfc`, of which the first selects and the second transfers.
 //!
 //! Writing configuration space moves address windows and turns devices on. Whoever holds an
-//! access holds that power: hand it out as you would hand out raw memory.
+//! access holds that power: hand it out as you would hand out raw memory. So making one is unsafe,
+//! and its methods are not.
 
 use core::fmt;
 use core::ops::RangeInclusive;
@@ -107,7 +108,24 @@ impl fmt::Debug for Address {
 /// What does not exist reads as all-ones and takes no writes, as on the bus. An access has the
 /// width of its name: a 16-bit write must not be made of a 32-bit one, because the neighbors of
 /// the command register are cleared by writing ones.
-pub trait ConfigAccess {
+///
+/// # Safety
+/// BARs say which registers are the device's, and registers may be reached through a
+/// [`Window`](super::Window): memory is freed on what they say. And a write may move registers to
+/// where memory is, or other registers to where these were. An implementation promises:
+///
+/// 1. A read returns what that register of that function answers. A write stores that value there,
+///    once, and changes no other register. Both happen in the order of the calls, and a write after
+///    every earlier store to memory.
+/// 2. A value is made by unsafe code only, and whoever makes one answers for what it is used for,
+///    by all whom it is given to. While anybody uses registers of a function, nobody changes the
+///    BARs, the command register or the window capability of that function, or the windows of a
+///    bridge before it, save the transport that drives the function. What this crate changes, and
+///    when, is written where a function takes an access.
+///
+/// It does not promise that the device tells the truth.
+#[allow(unsafe_code)] // declares the contract of who reaches configuration space
+pub unsafe trait ConfigAccess {
     /// Reads 32 bits.
     fn read32(&self, address: Address, register: u16) -> u32;
 
@@ -131,7 +149,9 @@ pub trait ConfigAccess {
     fn write8(&self, address: Address, register: u16, value: u8);
 }
 
-impl<C: ConfigAccess + ?Sized> ConfigAccess for &C {
+#[allow(unsafe_code)] // signs the contract of who reaches configuration space
+// SAFETY: that of what is borrowed.
+unsafe impl<C: ConfigAccess + ?Sized> ConfigAccess for &C {
     fn read32(&self, address: Address, register: u16) -> u32 {
         (**self).read32(address, register)
     }
@@ -155,8 +175,8 @@ impl<C: ConfigAccess + ?Sized> ConfigAccess for &C {
 macro_rules! several {
     ($($read:ident $write:ident $word:ty),*) => {$(
         fn $read(&self, address: Address, register: u16) -> $word {
-            let each = self.iter().map(|one| one.$read(address, register));
-            each.fold(<$word>::MAX, |all, one| all & one)
+            let mut each = self.iter().map(|one| one.$read(address, register));
+            each.find(|&one| one != <$word>::MAX).unwrap_or(<$word>::MAX)
         }
 
         fn $write(&self, address: Address, register: u16, value: $word) {
@@ -167,7 +187,10 @@ macro_rules! several {
 
 /// Several ways that each reach functions of their own, as the ECAM windows of several host bridges
 /// do. What is not behind one of them reads as all-ones there, and takes no writes.
-impl<C: ConfigAccess> ConfigAccess for [C] {
+#[allow(unsafe_code)] // signs the contract of who reaches configuration space
+// SAFETY: 1. What is read is what one of them read, and of those that a write is given to the one
+// that reaches the function does it. 2. Their makers answered for each.
+unsafe impl<C: ConfigAccess> ConfigAccess for [C] {
     several!(read32 write32 u32, read16 write16 u16, read8 write8 u8);
 }
 
@@ -238,7 +261,10 @@ macro_rules! ecam {
     )*};
 }
 
-impl<A: RegisterAccess> ConfigAccess for Ecam<A> {
+#[allow(unsafe_code)] // signs the contract of who reaches configuration space
+// SAFETY: 1. One access of that width, at the function's own page. 2. It is made of `Registers`,
+// whose maker answers for what they are used for.
+unsafe impl<A: RegisterAccess> ConfigAccess for Ecam<A> {
     ecam!(read32 write32 u32, read16 write16 u16, read8 write8 u8);
 }
 
@@ -300,6 +326,9 @@ macro_rules! ports {
     )*};
 }
 
-impl<P: ConfigPorts> ConfigAccess for PortIo<P> {
+#[allow(unsafe_code)] // signs the contract of who reaches configuration space
+// SAFETY: 1. One access of that width, after the register was selected, with the pair held. `out`
+// waits for earlier stores. 2. It is made of ports, whose maker answers for what they are used for.
+unsafe impl<P: ConfigPorts> ConfigAccess for PortIo<P> {
     ports!(read32 write32 u32, read16 write16 u16, read8 write8 u8);
 }

@@ -40,6 +40,10 @@ pub struct FromFn<R, W> {
 /// returns the low bits count. An access must have the width that is asked for, a write above all:
 /// see [`ConfigAccess`].
 ///
+/// # Safety
+/// The two closures do what [`ConfigAccess`] promises, and whoever makes this value of them answers
+/// for what it is used for.
+///
 /// ```
 /// use vring::transport::pci::{self, Width};
 /// # struct Stack;
@@ -49,15 +53,18 @@ pub struct FromFn<R, W> {
 /// # }
 /// # let stack = Stack;
 /// let bdf = |at: pci::Address| [at.bus(), at.device(), at.function()];
-/// let config = pci::from_fn(
-///     |at, register, width| stack.read(at.segment(), bdf(at), register, width.bytes()),
-///     |at, register, width, value| {
-///         stack.write(at.segment(), bdf(at), register, width.bytes(), value);
-///     },
-/// );
+/// let read = |at: pci::Address, register, width: Width| {
+///     stack.read(at.segment(), bdf(at), register, width.bytes())
+/// };
+/// let write = |at: pci::Address, register, width: Width, value| {
+///     stack.write(at.segment(), bdf(at), register, width.bytes(), value);
+/// };
+/// // SAFETY: the stack's functions are single accesses, and only this driver is given them.
+/// let config = unsafe { pci::from_fn(read, write) };
 /// assert_eq!(pci::scan(&config).count(), 0);
 /// ```
-pub const fn from_fn<R, W>(read: R, write: W) -> FromFn<R, W>
+#[allow(unsafe_code)] // what the closures do, the kernel has to promise
+pub const unsafe fn from_fn<R, W>(read: R, write: W) -> FromFn<R, W>
 where
     R: Fn(Address, u16, Width) -> u32,
     W: Fn(Address, u16, Width, u32),
@@ -65,7 +72,9 @@ where
     FromFn { read, write }
 }
 
-impl<R, W> ConfigAccess for FromFn<R, W>
+#[allow(unsafe_code)] // signs the contract of who reaches configuration space
+// SAFETY: the closures were promised to keep it, by the maker, who answers for the value's use.
+unsafe impl<R, W> ConfigAccess for FromFn<R, W>
 where
     R: Fn(Address, u16, Width) -> u32,
     W: Fn(Address, u16, Width, u32),

@@ -27,7 +27,8 @@
 //! }
 //! # fn map_uncached(_: u64, _: usize) -> Option<core::ptr::NonNull<u8>> { None }
 //! # struct Empty;
-//! # impl ConfigAccess for Empty {
+//! # // SAFETY: nothing is there.
+//! # unsafe impl ConfigAccess for Empty {
 //! #     fn read32(&self, _: pci::Address, _: u16) -> u32 { !0 }
 //! #     fn write32(&self, _: pci::Address, _: u16, _: u32) {}
 //! #     fn write16(&self, _: pci::Address, _: u16, _: u16) {}

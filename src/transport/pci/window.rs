@@ -45,8 +45,14 @@ impl<C> fmt::Debug for Window<C> {
 
 impl<C: ConfigAccess> Window<C> {
     /// The window of the function at `address`.
+    ///
+    /// # Safety
+    /// Nobody else uses the function's registers meanwhile, in whatever way: the window is lent to
+    /// one transport at a time, there is no other `Window` for the function, as each has a lock of
+    /// its own, and nobody else writes its capability.
     #[must_use]
-    pub const fn new(config: C, address: Address) -> Self {
+    #[allow(unsafe_code)] // that nobody else uses the registers, the kernel has to promise
+    pub const unsafe fn new(config: C, address: Address) -> Self {
         Self {
             config,
             address,
@@ -193,7 +199,8 @@ macro_rules! shown {
 
 #[allow(unsafe_code)] // signs the contract of who reaches registers
 // SAFETY: one access of the data, of that width, with the window on that register and nobody else
-// moving it. Writes of configuration space come after earlier stores, as those of any register.
+// moving it, by the promise at `Window::new`. What configuration space answers there is the
+// register, and a write comes after earlier stores, by the promise of `ConfigAccess`.
 unsafe impl Area for WindowArea {
     shown!(read8 write8 u8, read16 write16 u16, read32 write32 u32);
 

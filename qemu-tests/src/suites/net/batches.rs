@@ -58,7 +58,8 @@ macro_rules! counted {
     )*};
 }
 
-impl RegisterAccess for Counted {
+// SAFETY: every call is handed on once, as it is.
+unsafe impl RegisterAccess for Counted {
     counted!(read8 write8 u8, read16 write16 u16, read32 write32 u32);
 
     fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
