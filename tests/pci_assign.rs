@@ -134,6 +134,58 @@ fn a_bar_that_has_an_address_keeps_it_and_nothing_is_laid_over_it() {
 }
 
 #[test]
+fn bug_class_67_no_bar_is_laid_over_another_of_its_own_function() {
+    let function = FakeFunction::new(0x1af4, 0x1041)
+        .memory_bar(0, 0, 0x1000)
+        .memory_bar(1, 0x4000_0000, 0x1000)
+        .io_bar(2, 0xc000, 32)
+        .io_bar(3, 0, 32);
+    let config = FakeConfig::with(at(), function);
+    // Nobody called `avoid_bars`: what the function has already is its own business.
+    let mut windows = [BarWindow::memory(GIB, GIB), BarWindow::io(0xc000, 0x4000)];
+    assert_eq!(assign_bars(&config, at(), &mut windows), Ok(2));
+    assert_eq!(memory(&config, 0).0, 0x4000_1000);
+    let (port, size) = (0xc020, 32);
+    assert_eq!(Bar::read(&config, at(), 3), Ok(Bar::Io { port, size }));
+    // Nor are they handed out to the next one.
+    let left = windows.map(|window| window.left());
+    assert_eq!(left, [GIB - 0x2000, 0x4000 - 64]);
+}
+
+/// A bridge has two BARs, and behind them the numbers of its buses: as a BAR, they would be written.
+#[test]
+fn bug_class_67_of_a_bridge_nothing_is_probed_but_its_two_bars() {
+    let mut bridge = FakeFunction::new(0x1b36, 0x000c).memory_bar(0, 0x4000_0000, 0x1000);
+    bridge.space[0xe] = 0x81;
+    bridge.put32(0x18, 0x0003_0100).put32(0x20, 0x4ff0_4000);
+    let config = FakeConfig::with(at(), bridge);
+    // Configuration space stops the test when a register that is no BAR is written as one.
+    let mut windows = [BarWindow::memory(GIB, GIB)];
+    avoid_bars(&config, at(), &mut windows);
+    assert_eq!(windows[0].left(), GIB - 0x1000);
+    assert!(Bar::read(&config, at(), 0).is_ok());
+    for bar in 2..6 {
+        let none = Err(BarError::Reserved { bar });
+        assert_eq!(Bar::read(&config, at(), bar), none);
+    }
+    // Nobody knows what the registers are of a header that is of neither kind.
+    let mut other = config.function(at());
+    other.space[0xe] = 3;
+    config.add(at(), other);
+    let none = Err(BarError::Reserved { bar: 0 });
+    assert_eq!(Bar::read(&config, at(), 0), none);
+}
+
+#[test]
+fn bug_class_67_a_bar_of_64_bits_has_no_upper_half_behind_the_last_bar_of_a_bridge() {
+    let mut bridge = FakeFunction::new(0x1b36, 0x000c).bar(1, 0x4, !0xfff);
+    bridge.space[0xe] = 1;
+    let config = FakeConfig::with(at(), bridge);
+    let none = Err(BarError::NoUpperHalf { bar: 1 });
+    assert_eq!(Bar::read(&config, at(), 1), none);
+}
+
+#[test]
 fn of_what_a_bar_cuts_in_two_the_larger_side_stays() {
     let bar = |address, size| Bar::Memory {
         address,

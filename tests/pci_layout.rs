@@ -540,6 +540,21 @@ fn bars_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn bug_class_44_a_bar_of_32_bits_does_not_run_beyond_them() {
+    let function = FakeFunction::new(0x1af4, 0x1041)
+        .bar(0, 0xffff_ff01, !0x1ff)
+        .bar(1, 0xffff_f000, !0xffff)
+        .bar(2, 0xffff_0000, !0xffff);
+    let config = FakeConfig::with(at(), function);
+    for (bar, address, size) in [(0, 0xffff_ff00, 0x200), (1, 0xffff_f000, 0x1_0000)] {
+        let wraps = BarError::Wraps { bar, address, size };
+        assert_eq!(Bar::read(&config, at(), bar), Err(wraps));
+    }
+    // Up to the last byte is inside.
+    assert!(Bar::read(&config, at(), 2).is_ok());
+}
+
+#[test]
 fn a_kernel_that_does_not_map_is_told_what_it_did_not_map() {
     let (config, fake) = qemu_net();
     let refused = vring::transport::pci::PciTransport::new(&config, at(), |_, _| None);

@@ -219,7 +219,14 @@ impl FakeFunction {
                     0,
                     "BAR register {at:#x} written with decoding on"
                 );
-                let mask = self.bar_masks[usize::from((at - 0x10) / 4)];
+                let bar = usize::from((at - 0x10) / 4);
+                let bars = match self.space[0xe] & 0x7f {
+                    0 => 6,
+                    1 => 2,
+                    _ => 0,
+                };
+                assert!(bar < bars, "register {at:#x} is no BAR of this header");
+                let mask = self.bar_masks[bar];
                 let fixed = self.get32(at) & !mask & 0xf;
                 self.put32(at.into(), value & mask | fixed);
             }

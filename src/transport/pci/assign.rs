@@ -217,10 +217,11 @@ struct Plan {
 /// Gives an address to each BAR of a function that has none; returns how many those were.
 ///
 /// It is done with the function's decoding off, and the command register is put back as it was.
-/// Where firmware has assigned BARs of other functions, call [`avoid_bars`] for those first.
+/// Where firmware has assigned BARs of other functions, call [`avoid_bars`] for those first. What
+/// this function's BARs have already is left out of the windows.
 ///
 /// # Errors
-/// Any [`AssignError`]. Nothing is assigned then, and the windows are as they were.
+/// Any [`AssignError`]. Nothing is assigned then, nor taken from the windows.
 pub fn assign_bars(
     config: &impl ConfigAccess,
     address: Address,
@@ -256,10 +257,17 @@ pub fn assign_bars(
 
 /// Leaves the addresses out of the windows that a function's BARs have already. Its decoding is off
 /// while they are sized: do not call it for a device that is in use.
+///
+/// Of a bridge these are its own two. What it passes on is for the functions behind it, and stays in
+/// a window that was made of it; leave it out of the host's.
 pub fn avoid_bars(config: &impl ConfigAccess, address: Address, windows: &mut [BarWindow]) {
     for bar in (0..6).filter_map(|bar| Bar::read(config, address, bar).ok()) {
-        windows.iter_mut().for_each(|window| window.avoid(bar));
+        avoid(bar, windows);
     }
+}
+
+fn avoid(bar: Bar, windows: &mut [BarWindow]) {
+    windows.iter_mut().for_each(|window| window.avoid(bar));
 }
 
 /// Finds a place for each BAR that has none.
@@ -269,15 +277,21 @@ fn plan(
     windows: &mut [BarWindow],
     plans: &mut [Option<Plan>; 6],
 ) -> Result<(), AssignError> {
-    for (bar, slot) in (0..).zip(plans) {
-        let shape = match Shape::read(config, address, bar) {
-            Ok(shape) => shape,
-            Err(BarError::Unimplemented { .. } | BarError::UpperHalf { .. }) => continue,
+    let mut shapes = [None; 6];
+    for (bar, slot) in (0..).zip(&mut shapes) {
+        match Shape::read(config, address, bar) {
+            Ok(shape) if shape.base == 0 => *slot = Some(shape),
+            // One that makes no sense is in nobody's way.
+            Ok(shape) => shape
+                .resolve()
+                .into_iter()
+                .for_each(|bar| avoid(bar, windows)),
+            Err(BarError::Unimplemented { .. } | BarError::UpperHalf { .. }) => {}
             Err(error) => return Err(AssignError::Bar(error)),
-        };
-        if shape.base != 0 {
-            continue;
         }
+    }
+    for (shape, slot) in shapes.iter().flatten().zip(plans) {
+        let (bar, shape) = (shape.bar, *shape);
         let (limit, needs) = match shape.kind {
             Kind::Io { short: true } => (0xffff, "the first 65536 I/O ports"),
             Kind::Io { short: false } => (u32::MAX.into(), "I/O ports"),

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use super::access::{Address, ConfigAccess};
+use super::scan::HEADER_TYPE;
 use super::{COMMAND, COMMAND_IO, COMMAND_MEMORY};
 
 /// What a base address register describes.
@@ -34,7 +35,7 @@ pub enum Bar {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BarError {
-    /// A function has BARs 0 to 5 only.
+    /// A function has BARs 0 to 5 only, and a bridge 0 and 1.
     Reserved {
         /// The number.
         bar: u8,
@@ -140,7 +141,7 @@ impl fmt::Display for BarError {
 impl core::error::Error for BarError {}
 
 impl Bar {
-    /// Reads and sizes a base address register of a function with header type 0.
+    /// Reads and sizes a base address register: of a bridge only the first two are any.
     ///
     /// For the time of the probe the function decodes neither memory nor I/O: nothing may use its
     /// registers meanwhile.
@@ -197,6 +198,16 @@ pub(super) enum Kind {
     },
 }
 
+impl Kind {
+    /// The last address or port of all that can be told.
+    const fn limit(self) -> u64 {
+        match self {
+            Self::Memory { wide: true, .. } => u64::MAX,
+            Self::Memory { wide: false, .. } | Self::Io { .. } => u32::MAX as u64,
+        }
+    }
+}
+
 impl Shape {
     /// Reads and sizes a BAR, with the function's decoding off; puts everything back.
     pub(super) fn read(
@@ -245,7 +256,7 @@ impl Shape {
     }
 
     /// The BAR with its address, if it has one.
-    fn resolve(self) -> Result<Bar, BarError> {
+    pub(super) fn resolve(self) -> Result<Bar, BarError> {
         let Self {
             bar,
             base,
@@ -254,15 +265,17 @@ impl Shape {
         } = self;
         match kind {
             _ if base == 0 => Err(BarError::Unassigned { bar, size }),
+            _ if base
+                .checked_add(size - 1)
+                .is_none_or(|end| end > kind.limit()) =>
+            {
+                let address = base;
+                Err(BarError::Wraps { bar, address, size })
+            }
             // Both fit the register's 32 bits.
             Kind::Io { .. } => Ok(Bar::Io {
                 port: base as u32,
                 size: size as u32,
-            }),
-            Kind::Memory { .. } if base.checked_add(size - 1).is_none() => Err(BarError::Wraps {
-                bar,
-                address: base,
-                size,
             }),
             Kind::Memory { prefetchable, .. } => Ok(Bar::Memory {
                 address: base,
@@ -310,7 +323,13 @@ const fn lowest_bit(mask: u64) -> u64 {
 
 /// The register itself, or why it is not the first half of a BAR.
 fn first_half(config: &impl ConfigAccess, address: Address, bar: u8) -> Result<u32, BarError> {
-    if bar > 5 {
+    let bars = match config.read8(address, HEADER_TYPE) & 0x7f {
+        0 => 6,
+        // Behind them a bridge has the numbers of its buses, which no probe may touch.
+        1 => 2,
+        _ => 0,
+    };
+    if bar >= bars {
         return Err(BarError::Reserved { bar });
     }
     let mut upper_half = false;
@@ -324,7 +343,7 @@ fn first_half(config: &impl ConfigAccess, address: Address, bar: u8) -> Result<u
     if low & 1 == 0 && !matches!(low >> 1 & 3, 0 | 2) {
         return Err(BarError::MemoryType { bar, value: low });
     }
-    if is_wide(low) && bar == 5 {
+    if is_wide(low) && bar + 1 == bars {
         return Err(BarError::NoUpperHalf { bar });
     }
     Ok(low)

@@ -13,7 +13,7 @@ use crate::transport::DeviceId;
 
 const ID: u16 = 0x00;
 const CLASS: u16 = 0x08;
-const HEADER_TYPE: u16 = 0x0e;
+pub(super) const HEADER_TYPE: u16 = 0x0e;
 const SECONDARY_BUS: u16 = 0x19;
 const SUBSYSTEM: u16 = 0x2c;
 
