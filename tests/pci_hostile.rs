@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use vring::features::Features;
 use vring::platform::DmaAddr;
 use vring::transport::pci::{
-    Bar, BarWindow, Capabilities, LegacyTransport, Nowhere, PciTransport, Window, assign_bars, scan,
+    Bar, BarWindow, Capabilities, LegacyTransport, Message, Nowhere, PciTransport, Window,
+    assign_bars, scan,
 };
 use vring::transport::{Native, QueueAreas, QueueIndex, Registers, Status, Transport};
 
@@ -52,7 +53,11 @@ fn drive_memory(config: &Arbitrary, noise: &[u64], features: u128) {
     };
     let table = transport.enable_msix(config, &mut map);
     if let Ok(mut table) = table {
-        let _ = table.unmask(table.len() - 1);
+        let last = table.len() - 1;
+        // SAFETY: there is no device that would write anywhere.
+        let message = unsafe { Message::new(0xfee0_0000, 0x40) };
+        let _ = table.set(last, message);
+        let _ = table.unmask(last);
     }
     drive(transport, features);
 }

@@ -5,7 +5,7 @@ mod pci_support;
 
 use pci_support::config::INTX_DISABLE;
 use pci_support::{AREAS, Fake, FakeConfig, FakeFunction, at, open};
-use vring::transport::pci::{MsixTable, PciTransport};
+use vring::transport::pci::{Message, MsixError, MsixTable, PciTransport};
 use vring::transport::{QueueIndex, Status, Transport, TransportError};
 
 const NONE: u16 = 0xffff;
@@ -143,4 +143,26 @@ fn bug_class_70_after_msix_is_off_intx_is_on_and_no_vector_is_written() {
         transport.take_isr().is_some(),
         "the interrupt status serves"
     );
+}
+
+/// What an entry holds before it is set is what somebody left there, and it is where the device
+/// writes to.
+#[test]
+fn bug_class_70_a_vector_that_was_given_no_message_stays_masked() {
+    let (_, fake, _, mut table) = with_vectors(2048, 0x800);
+    // SAFETY: the device is a model, and writes nowhere.
+    let message = unsafe { Message::new(0xfee0_0000, 0x40) };
+    let control = |vector: usize| 0x1_000c + 16 * vector;
+    for vector in [0, 31, 32, 2047] {
+        fake.model().writes.clear();
+        let refused = Err(MsixError::NoMessage { vector });
+        assert_eq!(table.unmask(vector), refused);
+        assert_eq!(fake.model().writes, []);
+        table.set(vector, message).unwrap();
+        table.unmask(vector).unwrap();
+        let last = fake.model().writes.last().copied().unwrap();
+        assert_eq!((last.0, last.2), (control(vector.into()), 0));
+    }
+    let why = MsixError::NoMessage { vector: 7 }.to_string();
+    assert!(why.contains("7") && why.contains("`set`"), "{why}");
 }

@@ -516,6 +516,10 @@ fn a_queue_is_reset_when_both_registers_say_so_and_is_programmed_anew() {
     let queue = QueueIndex(1);
     let unsupported = transport.reset_queue(queue).unwrap_err();
     assert!(matches!(unsupported, TransportError::Unsupported { .. }));
+    // The field is not there before it is negotiated: what it reads is no proof.
+    fake.model().reads.clear();
+    assert!(!transport.is_queue_reset(queue));
+    assert!(fake.model().reads.iter().all(|read| read.0 != 0x3a));
     let mut table = transport
         .enable_msix(&config, |at, len| fake.map(at, len))
         .unwrap();
@@ -959,8 +963,13 @@ fn a_kernel_that_maps_more_than_the_table_gives_no_more_vectors() {
     let (config, fake, mut transport) = ready();
     let map = |addr, len: usize| fake.map(addr, len + 64);
     let mut table = transport.enable_msix(&config, map).unwrap();
+    // SAFETY: the device is a model, and writes nowhere.
+    let message = unsafe { Message::new(0xfee0_0000, 0x40) };
+    table.set(2, message).unwrap();
     table.unmask(2).unwrap();
     let (vector, vectors) = (3, 3);
+    let none = MsixError::NoSuchVector { vector, vectors };
+    assert_eq!(table.set(3, message), Err(none));
     assert_eq!(
         table.unmask(3),
         Err(MsixError::NoSuchVector { vector, vectors })

@@ -81,6 +81,11 @@ pub enum MsixError {
         /// What was read back.
         control: u16,
     },
+    /// The vector was not told what to send. Its entry holds what somebody left there.
+    NoMessage {
+        /// The vector.
+        vector: u16,
+    },
     /// There is no such vector.
     NoSuchVector {
         /// The vector.
@@ -106,6 +111,12 @@ impl fmt::Display for MsixError {
                     "MSI-X does not turn on: its control register reads {control:#06x}"
                 )
             }
+            Self::NoMessage { vector } => {
+                write!(
+                    f,
+                    "vector {vector} has no message: call `set` before `unmask`"
+                )
+            }
             Self::NoSuchVector { vector, vectors } => {
                 write!(f, "vector {vector} is not one of the function's {vectors}")
             }
@@ -128,6 +139,9 @@ pub struct MsixTable<A> {
     registers: Registers,
     vectors: u16,
     access: A,
+    /// Which vectors have a message, a bit each. Others are never unmasked: in their entries is what
+    /// a previous owner left, an address of this one's memory perhaps, or nothing, address 0.
+    told: [u32; 64],
 }
 
 /// Turns MSI-X off, where there is any.
@@ -182,6 +196,7 @@ impl<A: RegisterAccess> MsixTable<A> {
             registers,
             vectors,
             access,
+            told: [0; 64],
         };
 
         // The table is in memory also where all other registers are not.
@@ -228,6 +243,9 @@ impl<A: RegisterAccess> MsixTable<A> {
         self.access.write32(high, (message.address >> 32) as u32);
         let data = self.register(vector, 2)?;
         self.access.write32(data, message.data);
+        if let Some(told) = self.told.get_mut(usize::from(vector / 32)) {
+            *told |= 1 << (vector % 32);
+        }
         self.access.write32(control, before);
         Ok(())
     }
@@ -240,11 +258,16 @@ impl<A: RegisterAccess> MsixTable<A> {
         self.set_mask(vector, true)
     }
 
-    /// Lets a vector send.
+    /// Lets a vector send, once it is [set](Self::set).
     ///
     /// # Errors
-    /// [`MsixError::NoSuchVector`].
+    /// [`MsixError::NoSuchVector`], [`MsixError::NoMessage`].
     pub fn unmask(&mut self, vector: u16) -> Result<(), MsixError> {
+        self.register(vector, 3)?;
+        let told = self.told.get(usize::from(vector / 32)).copied();
+        if told.unwrap_or(0) >> (vector % 32) & 1 == 0 {
+            return Err(MsixError::NoMessage { vector });
+        }
         self.set_mask(vector, false)
     }
 
