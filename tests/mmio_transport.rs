@@ -648,6 +648,8 @@ fn a_queue_is_not_reset_alone_unless_that_was_negotiated() {
     let what = "VIRTIO_F_RING_RESET";
     let refused = Err(TransportError::Unsupported { what });
     assert_eq!(transport.reset_queue(QueueIndex(0)), refused);
+    // The register is not there either: what it reads is no proof.
+    assert!(!transport.is_queue_reset(QueueIndex(0)));
     assert_eq!(mmio.accesses(), []);
     let (_, mmio, mut transport) = ready(Feature::VERSION_1 | Feature::RING_RESET);
     let queue = QueueIndex(9);

@@ -355,6 +355,36 @@ fn bug_class_44_the_window_shows_nothing_that_lies_outside_of_its_bar() {
     assert_eq!(*config.0.lock().unwrap().shown.borrow(), []);
 }
 
+/// The window has 32 bits for an offset, and a BAR of 64 bits may be larger than they reach.
+#[test]
+fn bug_class_44_the_window_shows_nothing_beyond_its_32_bits() {
+    let caps = |notify, common| {
+        let function = FakeFunction::new(0x1af4, 0x1041).memory_bar64(4, 0, 0x2_0000_0000);
+        function.caps(vec![
+            Cap::window(),
+            Cap::virtio(1, 4, common, 0x40),
+            Cap::notify(4, notify, 0x1_0000, 0x3000),
+            Cap::virtio(3, 4, 0x1000, 1),
+            Cap::virtio(4, 4, 0x2000, 0x40),
+        ])
+    };
+    // The doorbell of queue 1 would be 0x3000 further on, at 0x2000 again: the configuration.
+    let (_, fake, transport) = with_window(caps(0xffff_f000, 0));
+    let mut transport = transport.unwrap();
+    let queue = QueueIndex(1);
+    let (offset, len) = (0x3000, 0x1000);
+    // SAFETY: a fake device uses no memory.
+    let refused = unsafe { transport.enable_queue(queue, 128, &AREAS, None) }.unwrap_err();
+    let expected = TransportError::NotifyOutOfRange { queue, offset, len };
+    assert_eq!(refused, expected);
+    assert_eq!(fake.model().rings, []);
+    // A structure that has not what is needed below it cannot be reached at all.
+    let (_, _, refused) = with_window(caps(0x3000, 0xffff_ffe0));
+    let (bar, size) = (4, 0x2_0000_0000);
+    let (structure, error) = (Structure::Common, BarError::Unassigned { bar, size });
+    assert_eq!(refused.unwrap_err(), PciError::Bar { structure, error });
+}
+
 #[test]
 fn a_window_that_is_too_short_or_absent_is_none() {
     let mut short = Cap::window();

@@ -267,7 +267,8 @@ unsafe impl<A: RegisterAccess> Transport for MmioTransport<A> {
     }
 
     fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
-        if self.legacy {
+        // The register is there when that was negotiated, and reads as anything else.
+        if self.legacy || !self.accepted.has(Feature::RING_RESET) {
             return false;
         }
         self.select(queue);

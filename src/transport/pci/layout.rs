@@ -147,13 +147,15 @@ impl Found {
         }
         let mapped = length.min(structure.mapped());
         let spot = bars.place(bar, offset.into(), length.into());
-        if is_in_bar(spot, offset, length) {
+        // The window's offsets have 32 bits: what is beyond cannot be shown.
+        let shown = mapped.min((u32::MAX - offset).saturating_add(1));
+        if is_in_bar(spot, offset, length) && shown >= structure.needed() {
             let at = At {
                 capability: 0,
                 bar,
                 offset,
             };
-            self.window.get_or_insert(located(at, mapped, multiplier));
+            self.window.get_or_insert(located(at, shown, multiplier));
         }
         match spot {
             Ok(Spot::Memory(at)) => {

@@ -433,8 +433,9 @@ unsafe impl<A: RegisterAccess, S: Area> Transport for PciTransport<A, S> {
     }
 
     fn is_queue_reset(&mut self, queue: QueueIndex) -> bool {
-        // 4.1.4.3.2: it reads 0 when the reset is done, and so does `queue_enable`.
-        self.common.has(QUEUE_RESET)
+        // 4.1.4.3.2: it reads 0 when the reset is done, and so does `queue_enable`. It is there when
+        // that was negotiated, and the structure long enough; else it reads as anything.
+        self.accepted.has(Feature::RING_RESET)
             && self.select(queue)
             && self.common.read16(&self.access, QUEUE_RESET) == Some(0)
             && read!(self.queue_enable: read16) == 0

@@ -77,7 +77,7 @@ impl<C: ConfigAccess> Window<C> {
         let capability = u16::from(at.capability);
         let _alone = self.alone.lock();
         config.write8(address, capability + BAR, at.bar);
-        // The length first: an offset is a multiple of the length at all times.
+        // The length first: an offset that is written is a multiple of it (4.1.4.9.2).
         config.write32(address, capability + LENGTH, length.into());
         config.write32(address, capability + OFFSET, at.offset);
         access(config, address, capability + DATA)
