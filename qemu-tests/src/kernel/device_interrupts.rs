@@ -1,20 +1,29 @@
 //! How a device interrupts: by messages (MSI-X), by its line (INTx), or not at all.
 //!
 //! A handler does what is due in any kernel: for a line it acknowledges, which takes the line down
-//! again, and then it notes that there is work. The work itself is the poll loop's.
+//! again and says whether it was the device at all, and then it notes that there is work. The work
+//! itself is the poll loop's.
+//!
+//! Devices have as many vectors as they like, which may be fewer than one for each queue: see
+//! [`Sharing`].
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::any::Any;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use vring::transport::pci::{MsixError, PciTransport};
+use vring::transport::pci::{Address, ConfigAccess as _, MsixError, PciTransport};
 use vring::transport::{Interrupt, RegisterAccess, Transport};
 
-use super::interrupts;
+use super::interrupts::{self, Hook, Vector};
 use super::{Machine, arch, idle, pci};
+
+/// The bit of a function's command register that keeps its line down (PCI 3.0, 6.2.2).
+const COMMAND: u16 = 0x04;
+/// See [`COMMAND`].
+const INTX_DISABLE: u16 = 1 << 10;
 
 /// What the handlers of a device note.
 #[derive(Debug, Default)]
@@ -23,40 +32,69 @@ struct Noted {
     queues: AtomicU64,
     /// Interrupts for the configuration.
     config: AtomicU64,
+    /// Interrupts of a vector that serves queues and configuration alike.
+    either: AtomicU64,
     /// Interrupts of the line that were not the device's.
     foreign: AtomicU64,
 }
 
 impl Noted {
-    /// Handlers do not interrupt each other, and there is one processor.
     fn add(count: &AtomicU64) {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn all(&self) -> u64 {
-        [&self.queues, &self.config, &self.foreign]
+        [&self.queues, &self.config, &self.either, &self.foreign]
             .map(|count| count.load(Ordering::Relaxed))
             .iter()
             .sum()
     }
 }
 
-/// The interrupts of one device.
+/// How the sources of a device's interrupts share the vectors of its MSI-X table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// One for each queue and one for the configuration. Of two, the queues share the first; a
+    /// single one serves all.
+    Each,
+    /// One serves all, however many there are.
+    One,
+    /// The configuration's alone: the queues are polled.
+    ConfigOnly,
+}
+
+impl Sharing {
+    /// The vectors of the queues, if they have any, and the configuration's.
+    fn place(self, queues: u16, vectors: u16) -> (Option<Vec<u16>>, u16) {
+        match self {
+            Self::Each if vectors > queues => (Some((0..queues).collect()), queues),
+            Self::Each if vectors > 1 => (Some(alloc::vec![0; queues.into()]), 1),
+            Self::Each | Self::One => (Some(alloc::vec![0; queues.into()]), 0),
+            Self::ConfigOnly => (None, 0),
+        }
+    }
+}
+
+/// The interrupts of one device. When this is dropped, the device has to be reset: a line has no
+/// handler for it any more.
 pub(crate) struct DeviceInterrupts {
     mode: Mode,
     noted: Arc<Noted>,
     /// [`Noted::all`] when the loop last looked for work.
     seen: u64,
+    address: Option<Address>,
 }
 
 enum Mode {
-    /// Vector `i` of the table is queue `i`'s, the one after them the configuration's.
     Messages {
-        queues: u16,
-        /// The table, kept, as dropping it is not meant to happen while the device runs.
-        _table: Box<dyn Any>,
+        queues: Option<Vec<u16>>,
+        config: u16,
+        /// What the vectors in use raise, by their place in the table.
+        raised: Vec<Vector>,
+        /// Masks a vector of the table, or lets it send.
+        mask: Box<dyn FnMut(u16, bool) -> Result<(), MsixError>>,
     },
-    Line,
+    Line(Hook),
     Poll,
 }
 
@@ -105,39 +143,52 @@ impl From<MsixError> for InterruptError {
 impl DeviceInterrupts {
     /// No interrupts.
     pub(crate) fn poll() -> Self {
-        Self::new(Mode::Poll, Arc::default())
+        Self::new(Mode::Poll, Arc::default(), None)
     }
 
-    /// A message for each of `queues` queues, and one for the configuration.
+    /// Messages for so many queues and for the configuration.
     pub(crate) fn msix<A: RegisterAccess + 'static>(
         machine: &Machine,
         transport: &mut PciTransport<A>,
         queues: u16,
+        sharing: Sharing,
     ) -> Result<Self, InterruptError> {
         let map = |address, len| pci::map_registers(machine, address, len);
         let mut table = transport.enable_msix(&machine.pci, map)?;
+        let (of_queues, config) = sharing.place(queues, table.len());
         let noted = Arc::<Noted>::default();
-        for entry in 0..=queues {
+        let mut raised = Vec::new();
+        let last = of_queues.iter().flatten().copied().max();
+        for entry in 0..=last.map_or(config, |last| last.max(config)) {
             let noted = noted.clone();
+            let has_queue = of_queues.as_ref().is_some_and(|all| all.contains(&entry));
             let vector = interrupts::allocate(move || {
-                Noted::add(if entry < queues {
-                    &noted.queues
-                } else {
-                    &noted.config
+                Noted::add(match (has_queue, entry == config) {
+                    (true, true) => &noted.either,
+                    (true, false) => &noted.queues,
+                    (false, _) => &noted.config,
                 });
             });
-            let message = arch::message(vector.ok_or(InterruptError::NoVector)?);
-            table.set(entry, message.ok_or(InterruptError::NoMessage)?)?;
+            let vector = vector.ok_or(InterruptError::NoVector)?;
+            let message = arch::message(vector).ok_or(InterruptError::NoMessage)?;
+            table.set(entry, message)?;
             table.unmask(entry)?;
+            raised.push(vector);
         }
         let mode = Mode::Messages {
-            queues,
-            _table: Box::new(table),
+            queues: of_queues,
+            config,
+            raised,
+            // The table stays with the device.
+            mask: Box::new(move |entry, masked| match masked {
+                true => table.mask(entry),
+                false => table.unmask(entry),
+            }),
         };
-        Ok(Self::new(mode, noted))
+        Ok(Self::new(mode, noted, Some(transport.address())))
     }
 
-    /// The line that the firmware gave the device.
+    /// The line that the firmware gave the device, which others may have as well.
     pub(crate) fn intx<A: RegisterAccess>(
         machine: &Machine,
         transport: &mut PciTransport<A>,
@@ -150,23 +201,30 @@ impl DeviceInterrupts {
                 let why = isr.ack();
                 if why.contains(Interrupt::QUEUE) {
                     Noted::add(&noted.queues);
-                } else if why.contains(Interrupt::CONFIG) {
+                }
+                if why.contains(Interrupt::CONFIG) {
                     Noted::add(&noted.config);
-                } else {
+                }
+                if why.is_empty() {
                     Noted::add(&noted.foreign);
                 }
+                !why.is_empty()
             }
         };
-        let vector = interrupts::allocate(handler).ok_or(InterruptError::NoVector)?;
-        arch::route(machine, transport.address(), vector)?;
-        Ok(Self::new(Mode::Line, noted))
+        let address = transport.address();
+        let line = arch::line_of(machine, address)?;
+        let hook = interrupts::share(line, handler, InterruptError::NoVector, |vector| {
+            arch::route(machine, line, vector)
+        })?;
+        Ok(Self::new(Mode::Line(hook), noted, Some(address)))
     }
 
-    fn new(mode: Mode, noted: Arc<Noted>) -> Self {
+    fn new(mode: Mode, noted: Arc<Noted>, address: Option<Address>) -> Self {
         Self {
             mode,
             noted,
             seen: 0,
+            address,
         }
     }
 
@@ -174,24 +232,24 @@ impl DeviceInterrupts {
     pub(crate) fn name(&self) -> &'static str {
         match self.mode {
             Mode::Messages { .. } => "msix",
-            Mode::Line => "intx",
+            Mode::Line(_) => "intx",
             Mode::Poll => "poll",
         }
     }
 
     /// The MSI-X vector to give to a queue.
     pub(crate) fn queue_vector(&self, queue: u16) -> Option<u16> {
-        match self.mode {
-            Mode::Messages { queues, .. } => (queue < queues).then_some(queue),
-            Mode::Line | Mode::Poll => None,
+        match &self.mode {
+            Mode::Messages { queues, .. } => queues.as_ref()?.get(usize::from(queue)).copied(),
+            Mode::Line(_) | Mode::Poll => None,
         }
     }
 
     /// The MSI-X vector to give to the configuration.
     pub(crate) fn config_vector(&self) -> Option<u16> {
         match self.mode {
-            Mode::Messages { queues, .. } => Some(queues),
-            Mode::Line | Mode::Poll => None,
+            Mode::Messages { config, .. } => Some(config),
+            Mode::Line(_) | Mode::Poll => None,
         }
     }
 
@@ -216,9 +274,42 @@ impl DeviceInterrupts {
         }
     }
 
+    /// Keeps the device's interrupts back, or lets them go on. What it raises meanwhile is pending:
+    /// it comes afterwards.
+    pub(crate) fn hold(&mut self, machine: &Machine, held: bool) -> Result<(), InterruptError> {
+        match (&mut self.mode, self.address) {
+            (Mode::Messages { raised, mask, .. }, _) => {
+                for (entry, _) in (0..).zip(raised.iter()) {
+                    mask(entry, held)?;
+                }
+            }
+            (Mode::Line(_), Some(address)) => {
+                let others = machine.pci.read16(address, COMMAND) & !INTX_DISABLE;
+                let disable = if held { INTX_DISABLE } else { 0 };
+                machine.pci.write16(address, COMMAND, others | disable);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The kernel's vectors, by their places in the table; of a line, one.
+    pub(crate) fn vectors(&self) -> Vec<Vector> {
+        match &self.mode {
+            Mode::Messages { raised, .. } => raised.clone(),
+            Mode::Line(hook) => alloc::vec![hook.vector()],
+            Mode::Poll => Vec::new(),
+        }
+    }
+
     /// Interrupts for queues so far.
     pub(crate) fn queue_count(&self) -> u64 {
-        self.noted.queues.load(Ordering::Relaxed)
+        self.noted.queues.load(Ordering::Relaxed) + self.noted.either.load(Ordering::Relaxed)
+    }
+
+    /// Interrupts for the configuration so far, or that may have been.
+    pub(crate) fn config_count(&self) -> u64 {
+        self.noted.config.load(Ordering::Relaxed) + self.noted.either.load(Ordering::Relaxed)
     }
 
     /// Interrupts so far that were not the device's.

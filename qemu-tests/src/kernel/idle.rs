@@ -1,5 +1,6 @@
 //! Doing nothing until an interrupt or a deadline.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use spin::Once;
@@ -8,6 +9,7 @@ use super::arch::{cpu, timer};
 use super::clock;
 use super::interrupts::{self, Vector};
 
+static HALTS: AtomicU64 = AtomicU64::new(0);
 static TIMER: Once<Vector> = Once::new();
 
 /// Takes the processor's timer for deadlines.
@@ -25,6 +27,11 @@ pub(crate) fn timer_vector() -> Option<Vector> {
     TIMER.get().copied()
 }
 
+/// How often a processor was halted.
+pub(crate) fn halts() -> u64 {
+    HALTS.load(Ordering::Relaxed)
+}
+
 /// Halts until `ready` or until the clock reads `deadline`, whichever is first.
 ///
 /// `ready` has to become true by an interrupt: it is looked at with interrupts off, and the
@@ -37,6 +44,7 @@ pub(crate) fn wait(deadline: Duration, mut ready: impl FnMut() -> bool) {
             break;
         }
         timer::set(left);
+        HALTS.fetch_add(1, Ordering::Relaxed);
         cpu::enable_interrupts_and_wait();
     }
     cpu::enable_interrupts();

@@ -16,7 +16,9 @@
 //! | `timer::{start, set, silence}` | one interrupt, once a deadline |
 //! | `VECTORS` | the numbers that `interrupts::allocate` hands out |
 //! | `message(Vector) -> Option<Message>` | the MSI-X message that raises a vector |
-//! | `route(&Machine, Address, Vector)` | has a function's INTx line raise a vector |
+//! | `line_of(&Machine, Address)` | the interrupt controllers' input that a function's INTx pin drives |
+//! | `route(&Machine, line, Vector)` | has an input, level-triggered as PCI's are, raise a vector |
+//! | `raise(Vector) -> bool` | raises a vector that is routed or has a message; false where none can |
 //! | `assign_bars(&Firmware, &ConfigSpace)` | addresses for PCI functions, where the firmware gave none |
 //! | `config_ports()` | configuration space where no window is described |
 //! | `exit(code) -> !` | ends QEMU with the status that the protocol gives the code |
@@ -33,8 +35,8 @@ mod virt;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub(super) use aarch64::*;
+pub(crate) use aarch64::*;
 #[cfg(target_arch = "riscv64")]
-pub(super) use riscv64::*;
+pub(crate) use riscv64::*;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86_64::*;
+pub(crate) use x86_64::*;

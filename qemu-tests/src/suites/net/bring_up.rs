@@ -12,7 +12,7 @@ use vring::transport::{DeviceId, RegisterAccess, Transport as _};
 use vring_protocol::Options;
 
 use super::{Card, QUEUES, facts};
-use crate::kernel::device_interrupts::{DeviceInterrupts, InterruptError};
+use crate::kernel::device_interrupts::{DeviceInterrupts, InterruptError, Sharing};
 use crate::kernel::platform::Identity;
 use crate::kernel::{Machine, pci};
 use crate::report::Report;
@@ -71,7 +71,7 @@ pub(super) fn choose<A: RegisterAccess + 'static>(
     how: &str,
 ) -> Result<DeviceInterrupts, InterruptError> {
     match how {
-        "msix" => DeviceInterrupts::msix(machine, transport, QUEUES),
+        "msix" => DeviceInterrupts::msix(machine, transport, QUEUES, Sharing::Each),
         "intx" => DeviceInterrupts::intx(machine, transport),
         _ => Ok(DeviceInterrupts::poll()),
     }

@@ -24,6 +24,9 @@ const INTERRUPTS: usize = 1020;
 const MESSAGE_TYPE: usize = 0x008;
 const MESSAGE_SET: u64 = 0x040;
 
+/// Of the distributor: a bit for each interrupt, which a 1 makes pending.
+const SET_PENDING: usize = 0x200;
+
 /// What the device tree says.
 #[derive(Clone, Debug)]
 pub(crate) struct Controllers {
@@ -56,6 +59,8 @@ impl Controllers {
 
 struct Gic {
     controller: Mutex<GicV2<'static>>,
+    /// The distributor once more, for what `controller` has no word for.
+    distributor: Registers,
     group: InterruptGroup,
     frame: Option<Frame>,
 }
@@ -81,6 +86,9 @@ pub(super) fn init(described: &Controllers) {
         for place in [distributor, interface] {
             memory::map_device(place.start, place.end - place.start);
         }
+        // SAFETY: the device tree's word. What is written there takes one write, of a register that
+        // nobody else uses.
+        let raw = unsafe { Registers::new(distributor.start, distributor.end - distributor.start) };
         let (distributor, interface) = (distributor.start as usize, interface.start as usize);
         // SAFETY: the device tree's word, and nobody else uses it.
         let mut controller = unsafe { GicV2::new(distributor as *mut _, interface as *mut _) };
@@ -93,6 +101,7 @@ pub(super) fn init(described: &Controllers) {
         };
         Gic {
             controller: Mutex::new(controller),
+            distributor: raw,
             group,
             frame: described.frame.as_ref().map(Frame::new),
         }
@@ -146,6 +155,18 @@ pub(crate) fn message(vector: Vector) -> Option<Message> {
     }
     // SAFETY: the register of the frame that raises interrupts, by the device tree's word.
     Some(unsafe { Message::new(frame.address + MESSAGE_SET, interrupt) })
+}
+
+/// Makes the interrupt pending that raises `vector`; whether there is one that software can.
+pub(crate) fn raise(vector: Vector) -> bool {
+    let mut vectors = VECTOR_OF.iter();
+    let number = vectors.position(|of| of.load(Ordering::Relaxed) == vector.number());
+    let (Some(gic), Some(number)) = (GIC.get(), number) else {
+        return false;
+    };
+    let register = SET_PENDING + 4 * (number / 32);
+    gic.distributor.write(register, 1 << (number % 32));
+    true
 }
 
 /// Takes the interrupt that is pending, if there still is one.

@@ -22,7 +22,7 @@ use crate::kernel::interrupts::Vector;
 
 pub(crate) use super::virt::{BootInfo, Firmware, assign_bars, config_ports, exit};
 pub(crate) use exceptions::init as init_exceptions;
-pub(crate) use gic::{Controllers, message};
+pub(crate) use gic::{Controllers, message, raise};
 pub(crate) use uart::{Console, console};
 
 /// The architecture's name in the protocol.
@@ -36,15 +36,19 @@ pub(crate) fn init_interrupts(firmware: &Firmware) {
     gic::init(&firmware.controllers);
 }
 
-/// Has the function's INTx line raise `vector`.
-pub(crate) fn route(
-    machine: &Machine,
-    address: Address,
-    vector: Vector,
-) -> Result<(), InterruptError> {
+/// The shared peripheral interrupt that the function's INTx pin drives.
+pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, InterruptError> {
     // Of the GIC's three cells the first is 0 for a shared interrupt, the second its number.
-    let [kind, line, _] = virt::line_of(machine, address)?;
-    let in_range = kind == 0 && line < IntId::MAX_SPI_COUNT;
+    let [kind, line, _] = virt::specifier_of(machine, address)?;
+    let shared = kind == 0;
+    shared
+        .then_some(line)
+        .ok_or(InterruptError::Unrouted { line })
+}
+
+/// Has a shared peripheral interrupt raise `vector`.
+pub(crate) fn route(_: &Machine, line: u32, vector: Vector) -> Result<(), InterruptError> {
+    let in_range = line < IntId::MAX_SPI_COUNT;
     let routed = in_range && gic::enable(IntId::spi(line), Trigger::Level, vector);
     routed
         .then_some(())

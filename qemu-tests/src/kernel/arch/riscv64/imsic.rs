@@ -10,7 +10,7 @@ use spin::Once;
 use vring::transport::pci::Message;
 
 use super::SUPERVISOR_EXTERNAL;
-use crate::kernel::arch::virt::tree;
+use crate::kernel::arch::virt::{registers::Registers, tree};
 use crate::kernel::interrupts::{self, Vector};
 
 // Registers behind `siselect` and `sireg`.
@@ -85,6 +85,17 @@ pub(super) fn message(vector: Vector) -> Option<Message> {
     write(register, read(register) | 1 << (number % 64));
     // SAFETY: the hart's page, by the device tree's word: writing there raises an interrupt.
     Some(unsafe { Message::new(imsic.page, number) })
+}
+
+/// Raises `vector` as a device would; whether there is such a controller.
+pub(super) fn raise(vector: Vector) -> bool {
+    let Some(imsic) = IMSIC.get() else {
+        return false;
+    };
+    // SAFETY: the hart's page, by the device tree's word: writing a number raises an interrupt.
+    let page = unsafe { Registers::new(imsic.page, 4096) };
+    page.write(0, vector.number().into());
+    true
 }
 
 /// Takes everything that is pending.

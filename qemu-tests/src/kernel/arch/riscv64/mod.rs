@@ -84,13 +84,19 @@ pub(crate) fn message(vector: Vector) -> Option<Message> {
     imsic::message(vector)
 }
 
-/// Has the function's INTx line raise `vector`.
-pub(crate) fn route(
-    machine: &Machine,
-    address: Address,
-    vector: Vector,
-) -> Result<(), InterruptError> {
-    let [line, ..] = virt::line_of(machine, address)?;
+/// The PLIC's source that the function's INTx pin drives.
+pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, InterruptError> {
+    let [line, ..] = virt::specifier_of(machine, address)?;
+    Ok(line)
+}
+
+/// Raises `vector`, if it is one of the controller of messages: a PLIC has no way to.
+pub(crate) fn raise(vector: Vector) -> bool {
+    imsic::raise(vector)
+}
+
+/// Has a source of the PLIC raise `vector`.
+pub(crate) fn route(_: &Machine, line: u32, vector: Vector) -> Result<(), InterruptError> {
     let routed = plic::enable(line, vector);
     routed
         .then_some(())

@@ -29,8 +29,11 @@ pub(crate) fn config_ports() -> Option<Box<dyn ConfigAccess>> {
     None
 }
 
-/// The input of the interrupt controller that the function's INTx pin drives.
-pub(super) fn line_of(machine: &Machine, address: Address) -> Result<Specifier, InterruptError> {
+/// The input of the interrupt controller that the function's INTx pin drives, in its words.
+pub(super) fn specifier_of(
+    machine: &Machine,
+    address: Address,
+) -> Result<Specifier, InterruptError> {
     let [_, pin, ..] = machine.pci.read32(address, 0x3c).to_le_bytes();
     let found = machine.firmware.line(address, pin);
     found.filter(|_| pin != 0).ok_or(InterruptError::NoLine)

@@ -21,11 +21,14 @@ const ID: u32 = 0x02;
 const TASK_PRIORITY: u32 = 0x08;
 const END_OF_INTERRUPT: u32 = 0x0b;
 const SPURIOUS: u32 = 0x0f;
+const COMMAND: u32 = 0x30;
 const TIMER_ENTRY: u32 = 0x32;
 const TIMER_INITIAL: u32 = 0x38;
 const TIMER_CURRENT: u32 = 0x39;
 const TIMER_DIVIDE: u32 = 0x3e;
 
+/// Of an interrupt that is sent: to this processor, no other's number needed.
+const TO_SELF: u32 = 1 << 18;
 const SPURIOUS_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_16: u32 = 0b0011;
@@ -112,6 +115,11 @@ pub(super) fn id() -> u32 {
 pub(super) fn message(vector: Vector) -> Message {
     // The processor that boots has a low number, and there is no other one.
     Message::x86(id() as u8, vector.number())
+}
+
+/// Raises `vector` on this processor.
+pub(super) fn raise(vector: Vector) {
+    registers().write(COMMAND, TO_SELF | u32::from(vector.number()));
 }
 
 /// Gives the controller's timer `vector`, and measures it against the clock for some 10 ms: ticks a

@@ -67,21 +67,26 @@ pub(crate) fn message(vector: Vector) -> Option<Message> {
     Some(local_apic::message(vector))
 }
 
-/// Has the function's INTx line raise `vector`, by the line that the firmware gave it.
-pub(crate) fn route(
-    machine: &Machine,
-    address: Address,
-    vector: Vector,
-) -> Result<(), InterruptError> {
+/// The ISA interrupt that the firmware has the function's INTx pin drive.
+pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, InterruptError> {
     let [line, pin, ..] = machine.pci.read32(address, 0x3c).to_le_bytes();
-    if pin == 0 || line >= 16 {
-        return Err(InterruptError::NoLine);
-    }
-    if io_apic::route(&machine.firmware, line, vector) {
-        Ok(())
-    } else {
-        Err(InterruptError::Unrouted { line: line.into() })
-    }
+    let exists = pin != 0 && line < 16;
+    exists.then_some(line.into()).ok_or(InterruptError::NoLine)
+}
+
+/// Has an ISA interrupt that PCI functions use raise `vector`.
+pub(crate) fn route(machine: &Machine, line: u32, vector: Vector) -> Result<(), InterruptError> {
+    let isa = u8::try_from(line).ok();
+    let routed = isa.is_some_and(|line| io_apic::route(&machine.firmware, line, vector));
+    routed
+        .then_some(())
+        .ok_or(InterruptError::Unrouted { line })
+}
+
+/// Raises `vector` on this processor, which takes it as it does a device's.
+pub(crate) fn raise(vector: Vector) -> bool {
+    local_apic::raise(vector);
+    true
 }
 
 /// Configuration space behind the ports 0xcf8 and 0xcfc.
