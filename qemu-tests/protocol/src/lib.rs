@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub const EVENT_PREFIX: &str = "@vring ";
 
 /// Version of this protocol; both sides refuse another.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with [`exit_status`]`(v)`.
 ///
@@ -94,7 +94,8 @@ pub struct Options {
     /// `batches=2048`: packets that the guest sends at the end in batches, each of another size, and
     /// counts what leaves the virtual machine (0: none).
     pub batches: u32,
-    /// `suite=net` or another name that the guest knows; `boot` runs no device.
+    /// `suite=net` or another name that the guest knows: `interrupts` tries them and talks to nobody
+    /// but the gateway, `boot` runs no device.
     pub suite: String,
 }
 
@@ -385,6 +386,43 @@ pub enum Event {
         interrupts: u64,
         /// Accesses of the card's registers other than the doorbells.
         register_accesses: u64,
+    },
+    /// Asks the harness to take the first card's link down, or up again.
+    SetLink {
+        /// Up.
+        up: bool,
+    },
+    /// What the interrupts of a device came to in an exercise.
+    Interrupts {
+        /// The exercise: `shared line`, `vectors: one`, ...
+        exercise: String,
+        /// The device's address.
+        device: String,
+        /// Questions that were answered.
+        answers: u32,
+        /// Interrupts for its queues.
+        queues: u64,
+        /// Interrupts for its configuration.
+        config: u64,
+        /// Interrupts of its line that were another device's.
+        foreign: u64,
+        /// Interrupts of its line that no device had raised.
+        unclaimed: u64,
+    },
+    /// What a way to wait for an answer cost.
+    Waiting {
+        /// `poll`, `interrupt` or `hybrid`: poll for a while, arm, look again, sleep.
+        mode: String,
+        /// Questions, each sent when the last one was answered.
+        packets: u32,
+        /// The median of the time from the question to the answer, of the guest's clock.
+        median_ns: u64,
+        /// Interrupts for queues.
+        interrupts: u64,
+        /// Doorbell stores, of both queues.
+        doorbells: u64,
+        /// Times that the processor was halted.
+        halts: u64,
     },
     /// The last counts, after the device was reset.
     Counters {

@@ -1,6 +1,8 @@
 //! What the kernel can be told to check: one file for each suite.
 
+mod arp;
 mod boot;
+mod interrupts;
 mod net;
 
 use vring_protocol::Options;
@@ -14,9 +16,10 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     match options.suite.as_str() {
         "boot" => {}
         "net" => net::run(machine, options, report),
+        "interrupts" => interrupts::run(machine, options, report),
         other => report.fail(
             "suite",
-            "boot or net",
+            "boot, interrupts or net",
             other,
             "qemu-tests/src/suites/mod.rs",
         ),

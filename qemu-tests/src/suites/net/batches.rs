@@ -20,6 +20,7 @@ use vring::transport::pci::{Address, PciTransport};
 use vring::transport::{Doorbell, Isr, Native, Register, RegisterAccess};
 use vring_protocol::{Event, Options};
 
+use super::super::arp::{FRAME, is_answer, question};
 use super::{LOCAL_MAC, bring_up, facts};
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::platform::Identity;
@@ -34,8 +35,7 @@ const BATCHES: [u32; 2] = [1, 64];
 /// How long the answers to a batch may take on a host that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes of a frame, and of its room in front for the device's header.
-const FRAME: usize = 60;
+/// Bytes of a frame's room in front, for the device's header.
 const HEADROOM: usize = 12;
 
 /// Accesses of registers, doorbells aside, which the driver counts.
@@ -198,30 +198,4 @@ fn exchange(
         interrupts: interrupts.queue_count() - before.2,
         register_accesses: ACCESSES.load(Ordering::Relaxed) - accesses,
     })
-}
-
-/// A broadcast: who has the gateway's address?
-fn question(mac: [u8; 6], config: &Config) -> [u8; FRAME] {
-    let mut frame = [0; FRAME];
-    let parts: [&[u8]; 8] = [
-        &[0xff; 6],
-        &mac,
-        &[8, 6],                   // ARP
-        &[0, 1, 8, 0, 6, 4, 0, 1], // a request of Ethernet for IPv4
-        &mac,
-        &config.ip.address().octets(),
-        &[0; 6],
-        &config.gateway.octets(),
-    ];
-    for (place, byte) in frame.iter_mut().zip(parts.concat()) {
-        *place = byte;
-    }
-    frame
-}
-
-/// Whether a frame is the gateway's reply.
-fn is_answer(frame: &[u8], config: &Config) -> bool {
-    frame.get(12..14) == Some(&[8, 6])
-        && frame.get(20..22) == Some(&[0, 2])
-        && frame.get(28..32) == Some(&config.gateway.octets())
 }

@@ -39,7 +39,7 @@ pub(super) fn announce(card: &mut Card, interrupts: &DeviceInterrupts) {
 }
 
 /// What was offered, and what of it is in use.
-pub(super) fn features(offered: Features, acked: Features) {
+pub(in super::super) fn features(offered: Features, acked: Features) {
     event(&Event::Features {
         offered: names(offered),
         acked: names(acked),
@@ -85,7 +85,7 @@ fn name(feature: Feature) -> String {
 }
 
 /// The features of these names; an error names one that is not known.
-pub(super) fn by_name(names: &[String]) -> Result<Features, String> {
+pub(in super::super) fn by_name(names: &[String]) -> Result<Features, String> {
     names.iter().try_fold(Features::EMPTY, |set, name| {
         let net = || {
             let name = name.strip_prefix("VIRTIO_NET_F_")?;

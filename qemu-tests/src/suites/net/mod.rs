@@ -8,7 +8,7 @@
 
 mod batches;
 mod bring_up;
-mod facts;
+pub(super) mod facts;
 mod pieces;
 mod verdict;
 
@@ -30,7 +30,7 @@ use crate::report::{self, Report};
 type Card = Device<Identity, PciTransport>;
 
 /// The queues that the card is driven with: receive, transmit.
-const QUEUES: u16 = 2;
+pub(super) const QUEUES: u16 = 2;
 
 /// Runs the suite.
 pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
@@ -64,7 +64,7 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
 }
 
 /// For a card without an address: locally administered (VIRTIO 1.4, 5.1.4.2).
-const LOCAL_MAC: [u8; 6] = [0x02, b'v', b'r', b'i', b'n', b'g'];
+pub(super) const LOCAL_MAC: [u8; 6] = [0x02, b'v', b'r', b'i', b'n', b'g'];
 
 /// How the services ended, and what the loop counted.
 struct Served {

@@ -1,0 +1,91 @@
+//! A change of the configuration is an event: the harness takes the link down and up again, and the
+//! driver hears of it by an interrupt, reads the new state, and goes on.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use vring_protocol::Event;
+
+use super::card::{Card, How, PATIENCE};
+use super::{Bench, judge};
+use crate::kernel::clock;
+use crate::kernel::device_interrupts::Sharing;
+use crate::report::{Report, event};
+
+const HERE: &str = "qemu-tests/src/suites/interrupts/config.rs";
+
+/// Questions before and after.
+const ROUNDS: u32 = 10;
+
+/// Runs the exercises.
+pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
+    let outcome = bench.first().and_then(|card| link(card, "config change"));
+    judge(
+        report,
+        "config_change_interrupts",
+        outcome,
+        "an interrupt for the configuration, the link's new state, and traffic afterwards",
+        HERE,
+    );
+    if let How::Messages(_) = bench.how {
+        let how = How::Messages(Sharing::ConfigOnly);
+        let card = Card::start(bench.machine, bench.cards[0], how, bench.options);
+        let outcome = card.and_then(|mut card| {
+            card.ask(ROUNDS)?;
+            card.spin_for(ROUNDS)?;
+            let queues = card.interrupts.queue_count();
+            if queues != 0 {
+                return Err(format!(
+                    "{queues} interrupts for queues that have no vector"
+                ));
+            }
+            link(card, "config change, configuration only")
+        });
+        judge(
+            report,
+            "config_change_has_its_own_vector",
+            outcome,
+            "with queues that are polled, interrupts for the configuration alone",
+            HERE,
+        );
+    }
+}
+
+/// Has the link taken down and up.
+/// Bug class: 72
+fn link(mut card: Card, exercise: &str) -> Result<String, String> {
+    let polled = card.interrupts.queue_vector(0).is_none() && card.interrupts.name() == "msix";
+    let converse = |card: &mut Card| match polled {
+        true => card.ask(ROUNDS).and_then(|()| card.spin_for(ROUNDS)),
+        false => card.converse(ROUNDS),
+    };
+    converse(&mut card)?;
+    let mut told = [0; 2];
+    for (up, told) in [false, true].into_iter().zip(&mut told) {
+        let before = card.interrupts.config_count();
+        card.interrupts.take();
+        event(&Event::SetLink { up });
+        let until = clock::now() + PATIENCE;
+        while card.interrupts.config_count() == before {
+            if clock::now() > until {
+                return Err(format!("no interrupt, link up: {up}, in {PATIENCE:?}"));
+            }
+            card.interrupts.wait(until);
+            card.interrupts.take();
+        }
+        let control = card.driver().control();
+        control.check().map_err(|why| why.to_string())?;
+        let state = control.link_up().map_err(|why| why.to_string())?;
+        if state != up {
+            return Err(format!("the link is up: {state}, where it is to be: {up}"));
+        }
+        *told = card.interrupts.config_count() - before;
+    }
+    converse(&mut card)?;
+    card.tell(exercise);
+    card.stop()?;
+    Ok(format!(
+        "{} interrupts for down, {} for up",
+        told[0], told[1]
+    ))
+}

@@ -1,0 +1,126 @@
+//! Two cards on one line. The line is level-triggered: it stays up until the handler of each device
+//! that raised it has read that device's interrupt status, and reading the other one's says "not
+//! mine" and changes nothing.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use super::card::{Card, How};
+use super::{Bench, judge};
+use crate::kernel::arch;
+use crate::report::Report;
+
+const HERE: &str = "qemu-tests/src/suites/interrupts/shared.rs";
+
+/// Questions of each card.
+const ROUNDS: u32 = 30;
+
+/// Interrupts of the line for each question at most: the answer, and a frame that went out.
+const MOST: u64 = 4;
+
+/// Runs the exercises.
+pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
+    let [first, second] = bench.cards[..] else {
+        return;
+    };
+    let lines = [first, second].map(|address| arch::line_of(bench.machine, address));
+    let same = matches!(lines, [Ok(a), Ok(b)] if a == b);
+    let seen = format!("{lines:?}");
+    let hint = "the harness places them: xtask/src/qemu/inner/command.rs";
+    report.check("shared_line_same", same, "one line", &seen, hint);
+    judge(
+        report,
+        "shared_line_both_interrupt",
+        both(bench),
+        "each device's interrupts are its own, and the line comes down",
+        HERE,
+    );
+    judge(
+        report,
+        "shared_line_outlives_a_device",
+        one_leaves(bench),
+        "a device goes on when the other one is reset and has no handler any more",
+        HERE,
+    );
+}
+
+fn start(bench: &Bench<'_>) -> Result<[Card; 2], String> {
+    let card = |at: usize| Card::start(bench.machine, bench.cards[at], How::Line, bench.options);
+    Ok([card(0)?, card(1)?])
+}
+
+/// Both at once, then one alone and the other alone.
+/// Bug class: 71
+fn both(bench: &Bench<'_>) -> Result<String, String> {
+    let [mut a, mut b] = start(bench)?;
+    let vector = *a.interrupts.vectors().first().ok_or("no vector")?;
+    let before = (vector.count(), vector.unclaimed());
+    for _ in 0..ROUNDS {
+        a.ask(1)?;
+        b.ask(1)?;
+        a.sleep_for(1)?;
+        b.sleep_for(1)?;
+    }
+    let own = |card: &Card| {
+        (
+            card.interrupts.queue_count(),
+            card.interrupts.config_count(),
+            card.interrupts.foreign_count(),
+        )
+    };
+    let alone = |asked: &mut Card, quiet: &mut Card| {
+        quiet.settle()?;
+        let (queues, _, foreign) = own(quiet);
+        let mine = own(asked).0;
+        asked.converse(ROUNDS)?;
+        let (after, rose) = (own(quiet), own(asked).0 - mine);
+        if after.0 != queues || after.2 == foreign || rose == 0 {
+            return Err(format!(
+                "of {} alone: {rose} interrupts of its own; the other one counted {} as its own and \
+                 {} as foreign",
+                asked.address,
+                after.0 - queues,
+                after.2 - foreign
+            ));
+        }
+        Ok(())
+    };
+    alone(&mut a, &mut b)?;
+    alone(&mut b, &mut a)?;
+    let raised = vector.count() - before.0;
+    let unclaimed = vector.unclaimed() - before.1;
+    a.tell("shared line");
+    b.tell("shared line");
+    let (of_a, of_b) = (own(&a), own(&b));
+    let seen = format!("{raised} interrupts, {unclaimed} nobody's; counted {of_a:?} and {of_b:?}");
+    // Each handler is called for each interrupt, and says of each whether it was its device.
+    let told = |(queues, config, foreign): (u64, u64, u64)| {
+        (queues.max(config) + foreign..=queues + config + foreign).contains(&raised)
+    };
+    let storm = raised > MOST * u64::from(4 * ROUNDS);
+    a.stop()?;
+    b.stop()?;
+    if storm || !told(of_a) || !told(of_b) {
+        return Err(seen);
+    }
+    Ok(seen)
+}
+
+/// One is reset, and the other one goes on; then the line has both again.
+fn one_leaves(bench: &Bench<'_>) -> Result<String, String> {
+    let [a, mut b] = start(bench)?;
+    a.stop()?;
+    b.converse(ROUNDS)?;
+    let (foreign, count) = (b.interrupts.foreign_count(), b.interrupts.queue_count());
+    if foreign > 0 || count == 0 {
+        return Err(format!(
+            "{count} interrupts, {foreign} foreign ones of a device at rest"
+        ));
+    }
+    let mut again = bench.first()?;
+    again.converse(ROUNDS)?;
+    b.converse(ROUNDS)?;
+    again.stop()?;
+    b.stop()?;
+    Ok("both ways".to_string())
+}
