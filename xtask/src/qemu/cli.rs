@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use super::arch::Arch;
 use super::features::{Ring, Steer};
@@ -30,7 +31,7 @@ pub(crate) struct QemuArgs {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
     /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
-    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "arch", "machine", "nic",
+    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "suite", "vectors", "arch", "machine", "nic",
         "pings", "tcp_mib", "datagrams", "burst", "batches"])]
     pub(crate) matrix: bool,
     /// Of the matrix, only cells whose name contains this; may be given more than once.
@@ -58,6 +59,14 @@ pub(crate) struct QemuArgs {
     /// controller that takes messages.
     #[arg(long, value_enum, default_value_t = Interrupts::Msix)]
     pub(crate) interrupts: Interrupts,
+    /// What the guest does. The interrupts suite tries them one property after the other, and its
+    /// traffic is its own: two cards share a line, the link goes down and up, interrupts are late,
+    /// held back and nobody's; at the end the ways to wait are measured.
+    #[arg(long, value_enum, default_value_t = Suite::Net)]
+    pub(crate) suite: Suite,
+    /// Vectors of the card's MSI-X table; 0 leaves the table out. QEMU's choice otherwise.
+    #[arg(long)]
+    pub(crate) vectors: Option<u16>,
     /// Pings each way.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) pings: u32,
@@ -134,6 +143,19 @@ impl QemuArgs {
             self.arch.name(),
             known.join(" and ")
         )))
+    }
+
+    /// Whether the suite can do with such interrupts.
+    ///
+    /// # Errors
+    /// [`Stop::Usage`].
+    pub(crate) fn check_suite(&self) -> Result<(), Stop> {
+        if self.suite == Suite::Interrupts && self.interrupts == Interrupts::Poll {
+            return Err(Stop::Usage(
+                "--suite interrupts --interrupts poll: it tries interrupts, msix or intx".into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Seconds.
@@ -215,6 +237,26 @@ impl Interrupts {
             Self::Msix => "msix",
             Self::Intx => "intx",
             Self::Poll => "poll",
+        }
+    }
+}
+
+/// See [`QemuArgs::suite`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Suite {
+    /// Services for the peer, driven by traffic of every kind.
+    #[default]
+    Net,
+    /// Interrupts.
+    Interrupts,
+}
+
+impl Suite {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Interrupts => "interrupts",
         }
     }
 }

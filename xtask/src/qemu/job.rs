@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::arch::Arch;
+use super::cli::Suite;
 use super::features::Steer;
 
 /// The guest's address and the address at the other end of the link, with their prefix length.
@@ -91,6 +92,8 @@ pub(crate) struct Job {
     pub(crate) machine: String,
     /// `tcg` or `kvm`.
     pub(crate) accel: String,
+    /// What the guest does.
+    pub(crate) suite: Suite,
     /// QEMU's properties of the network card, after the name of the model.
     pub(crate) nic: String,
     pub(crate) guest: PathBuf,

@@ -97,6 +97,37 @@ pub(crate) struct Batch {
     pub(crate) register_accesses: u64,
 }
 
+/// What the interrupts of a device came to in an exercise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InterruptCounts {
+    pub(crate) exercise: String,
+    pub(crate) device: String,
+    /// Questions that were answered.
+    pub(crate) answers: u32,
+    /// Interrupts for queues, and for the configuration.
+    pub(crate) queues: u64,
+    pub(crate) config: u64,
+    /// Interrupts of the device's line that were another device's, and that were nobody's.
+    pub(crate) foreign: u64,
+    pub(crate) unclaimed: u64,
+}
+
+/// What a way to wait for an answer cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    /// `poll`, `interrupt` or `hybrid`.
+    pub(crate) mode: String,
+    /// Questions, each sent when the last one was answered.
+    pub(crate) packets: u32,
+    /// Microseconds of the guest's clock from a question to its answer.
+    pub(crate) median_us: f64,
+    pub(crate) interrupts: u64,
+    /// Doorbell stores.
+    pub(crate) doorbells: u64,
+    /// Times that the processor was halted.
+    pub(crate) halts: u64,
+}
+
 /// Features that are asked for and that the back end does not have: a fact, and no failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NotOffered {
@@ -260,6 +291,12 @@ pub(crate) struct Findings {
     /// The guest's packets in batches, where they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) batches: Vec<Batch>,
+    /// The interrupts suite's counts.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) interrupts: Vec<InterruptCounts>,
+    /// And its ways to wait.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) waiting: Vec<Waiting>,
     pub(crate) tests: Tests,
     pub(crate) duration_s: BTreeMap<String, f64>,
 }

@@ -333,6 +333,38 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
             pieces.sent, pieces.received, pieces.descriptors, pieces.queue_resets, pieces.returned
         )?;
     }
+    for row in &found.interrupts {
+        writeln!(
+            out,
+            "interrupts {}, {}: {} for queues, {} for the configuration, {} foreign, {} nobody's; \
+             {} answers",
+            row.exercise,
+            row.device,
+            row.queues,
+            row.config,
+            row.foreign,
+            row.unclaimed,
+            row.answers
+        )?;
+    }
+    if !found.waiting.is_empty() {
+        writeln!(
+            out,
+            "waiting    the median from question to answer by the guest's clock, and counts a packet"
+        )?;
+    }
+    for way in &found.waiting {
+        let each = |count: u64| count as f64 / f64::from(way.packets.max(1));
+        writeln!(
+            out,
+            "  {:<10} {:.0} µs, {:.2} interrupts, {:.2} doorbells, {:.2} halts",
+            way.mode,
+            way.median_us,
+            each(way.interrupts),
+            each(way.doorbells),
+            each(way.halts)
+        )?;
+    }
     for batch in &found.batches {
         writeln!(
             out,

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use command_fds::{CommandFdExt as _, FdMapping};
 use vring_protocol::port;
 
+use crate::qemu::cli::Suite;
 use crate::qemu::job::{GUEST, Job, Link, PEER};
 use crate::qemu::process::Guarded;
 use crate::qemu::tap::Tap;
@@ -30,6 +31,9 @@ pub(crate) const TRACE_EVENTS: [&str; 3] = [
 const QMP_FD: i32 = 10;
 const SERIAL_FD: i32 = 11;
 const TAP_FD: i32 = 12;
+
+/// Frames for the guest of the interrupts suite leave in bunches, every so many microseconds.
+const LATE_US: u32 = 500;
 
 /// QEMU under test, running.
 #[derive(Debug)]
@@ -87,7 +91,26 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     };
     add(&["-netdev", &netdev]);
     let device = format!("virtio-net-pci,id=net0,netdev=n0,romfile=,{}", job.nic);
-    add(&["-device", device.trim_end_matches(',')]);
+    let device = device.trim_end_matches(',');
+    match job.suite {
+        Suite::Net => add(&["-device", device]),
+        Suite::Interrupts => {
+            // Pins of devices go round the four lines of a bus: every fourth has the same one.
+            add(&["-device", &format!("{device},addr=4")]);
+            let netdev = format!("user,id=n1,host={PEER},dhcpstart={GUEST}");
+            let second = device.replace("net0,netdev=n0", "net1,netdev=n1");
+            add(&["-netdev", &netdev, "-device", &format!("{second},addr=8")]);
+            // Answers of the user-mode network come before the doorbell's store is over. What waits
+            // for them is to be awake by then, asleep, or in between. A tap takes no filter, and its
+            // answers come when they come.
+            for netdev in ["n0", "n1"] {
+                if job.link == Link::User || netdev == "n1" {
+                    let filter = format!("filter-buffer,id=late-{netdev},netdev={netdev}");
+                    add(&["-object", &format!("{filter},queue=tx,interval={LATE_US}")]);
+                }
+            }
+        }
+    }
     let trace = job.dir.join(TRACE_LOG);
     let trace = trace.to_str().context("the log directory is no UTF-8")?;
     add(&["-D", trace]);

@@ -6,6 +6,7 @@
 
 mod capture;
 mod command;
+mod exercises;
 mod live;
 mod qmp;
 mod serial;
@@ -23,6 +24,7 @@ use self::live::Live;
 use self::serial::Serial;
 use self::tracer::Tracer;
 use super::channel::{Frame, Outlet};
+use super::cli::Suite;
 use super::job::{Job, Link, PEER, PREFIX};
 use super::limits::Deadline;
 use super::report::{Failure, Findings, Vhost};
@@ -245,15 +247,19 @@ impl Run<'_> {
     ) -> Result<(), Stop> {
         let boot = self.deadline.within(self.job.boot_seconds);
         let tracer = match &self.job.strace {
-            Some(strace) => {
+            // What is traced are the steps of one start, and the exercises start many times.
+            Some(strace) if self.job.suite == Suite::Net => {
                 let log = self.job.dir.join(command::STRACE_LOG);
                 let thread = live.vcpu_thread(boot)?;
                 Some(Tracer::attach(strace, thread, &log, boot)?)
             }
-            None => None,
+            _ => None,
         };
         live.qmp.execute("cont", json!({}), boot)?;
         verdict::wait_hello(self.job, serial, boot, self.outlet)?;
+        if self.job.suite == Suite::Interrupts {
+            return self.exercises(live, serial);
+        }
         let ready = serial.wait("the guest to be ready", boot, self.outlet, verdict::ready);
         verdict::take_announcements(self.job, &mut self.findings, &serial.events);
         if let Some(tracer) = tracer {

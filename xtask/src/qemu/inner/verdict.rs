@@ -6,15 +6,17 @@ use std::process::ExitStatus;
 use vring_protocol::{EXIT_FAILED, EXIT_OK, Event, QueueCounters, VERSION, exit_status};
 
 use super::command::{STRACE_LOG, TRACE_LOG};
+use super::exercises;
 use super::serial::Serial;
 use super::wish;
 use crate::qemu::channel::Outlet;
+use crate::qemu::cli::Suite;
 use crate::qemu::job::{Job, Link};
 use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
-    Addresses, Batch, Counters, Device, Failure, Features, Findings, Pieces, Ping, Queue, Skipped,
-    StepStatus,
+    Addresses, Batch, Counters, Device, Failure, Features, Findings, InterruptCounts, Pieces, Ping,
+    Queue, Skipped, StepStatus, Waiting,
 };
 use crate::qemu::stop::Stop;
 
@@ -148,14 +150,17 @@ pub(super) fn judge(
         last_words(&mut failures, serial, status);
     }
     // Of a guest that never came to its queues there is no start to look for.
-    if job.strace.is_some() && (whole || !findings.queues.is_empty()) {
+    let traced = job.strace.is_some() && job.suite == Suite::Net;
+    if traced && (whole || !findings.queues.is_empty()) {
         vhost_steps(job, findings);
     }
-    if whole {
+    if whole && job.suite == Suite::Interrupts {
+        failures.extend(exercises::told(findings));
+    } else if whole {
         links(&mut failures, job, findings);
         failures.extend(wish::sizes(job, findings));
         steps_taken(&mut failures, findings);
-    } else {
+    } else if job.suite == Suite::Net {
         findings.skipped.extend(not_reached(findings));
     }
     if findings.features.is_some() {
@@ -259,6 +264,38 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
                 suppressed_kicks: *suppressed_kicks,
                 interrupts: *interrupts,
                 register_accesses: *register_accesses,
+            }),
+            Event::Interrupts {
+                exercise,
+                device,
+                answers,
+                queues,
+                config,
+                foreign,
+                unclaimed,
+            } => findings.interrupts.push(InterruptCounts {
+                exercise: exercise.clone(),
+                device: device.clone(),
+                answers: *answers,
+                queues: *queues,
+                config: *config,
+                foreign: *foreign,
+                unclaimed: *unclaimed,
+            }),
+            Event::Waiting {
+                mode,
+                packets,
+                median_ns,
+                interrupts,
+                doorbells,
+                halts,
+            } => findings.waiting.push(Waiting {
+                mode: mode.clone(),
+                packets: *packets,
+                median_us: *median_ns as f64 / 1000.0,
+                interrupts: *interrupts,
+                doorbells: *doorbells,
+                halts: *halts,
             }),
             Event::Counters {
                 queues,

@@ -15,6 +15,7 @@ pub(crate) fn job() -> Job {
         arch: Arch::X86_64,
         machine: "q35".into(),
         accel: "tcg".into(),
+        suite: Suite::Net,
         nic: String::new(),
         guest: "guest".into(),
         command_line: String::new(),

@@ -17,7 +17,7 @@ use self::prepare::{
 };
 use super::arch::Arch;
 use super::channel::{Frame, LocalOutlet};
-use super::cli::{Interrupts, Machine, Nic, QemuArgs};
+use super::cli::{Interrupts, Machine, Nic, QemuArgs, Suite};
 use super::features::{self, Steer};
 use super::job::{GUEST, Job, Link, Load, PEER, PREFIX, Tool};
 use super::limits::{Deadline, TICK};
@@ -148,6 +148,7 @@ fn run_phases(
     fresh_dir(&dir)?;
     let steer = args.steer()?;
     let machine = args.machine()?;
+    args.check_suite()?;
     report.arch = args.arch.name().into();
     report.machine = machine.name().into();
 
@@ -197,6 +198,8 @@ fn run_phases(
         machine,
         nic: args.nic,
         interrupts: args.interrupts,
+        suite: args.suite,
+        vectors: args.vectors,
         load: Load {
             pings: args.pings,
             tcp_bytes: args.tcp_mib << 20,
@@ -237,6 +240,8 @@ struct How {
     machine: Machine,
     nic: Nic,
     interrupts: Interrupts,
+    suite: Suite,
+    vectors: Option<u16>,
     load: Load,
     batches: u32,
 }
@@ -268,6 +273,7 @@ impl Site {
         if sizes.0 > 256 {
             nic.push(format!("rx_queue_size={}", sizes.0));
         }
+        nic.extend(how.vectors.map(|vectors| format!("vectors={vectors}")));
         let options = Options {
             ip: format!("{GUEST}/{PREFIX}"),
             gateway: PEER.to_string(),
@@ -278,6 +284,7 @@ impl Site {
             require: how.steer.require.clone(),
             refuse: how.steer.refuse.clone(),
             batches: how.batches,
+            suite: how.suite.name().into(),
             ..Options::default()
         };
         Job {
@@ -288,6 +295,7 @@ impl Site {
             arch: self.arch,
             machine: self.arch.machine(how.machine, how.interrupts).into(),
             accel: self.inner_accel().into(),
+            suite: how.suite,
             nic: nic.join(","),
             guest: self.guest.clone(),
             command_line: options.to_command_line(),

@@ -286,6 +286,8 @@ fn job(site: &Site, cell: &Cell, dir: &Path) -> Result<Job, Stop> {
             LOAD
         },
         batches: 0,
+        suite: cell.suite,
+        vectors: cell.vectors,
     };
     Ok(Job {
         cell: cell.name.clone(),

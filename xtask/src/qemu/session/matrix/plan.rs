@@ -5,7 +5,7 @@
 //! and size occurs in some cell, and so does each feature alone; a unit test holds the plan to that.
 
 use super::super::super::arch::Arch;
-use super::super::super::cli::{Interrupts, Machine, Nic};
+use super::super::super::cli::{Interrupts, Machine, Nic, Suite};
 use super::super::super::features::{KNOWN, Ring, Steer};
 use super::super::super::stop::Stop;
 
@@ -42,6 +42,9 @@ pub(super) struct Cell {
     pub(super) arch: Arch,
     pub(super) machine: Machine,
     pub(super) nic: Nic,
+    pub(super) suite: Suite,
+    /// Of the card's MSI-X table, where it is not QEMU's choice.
+    pub(super) vectors: Option<u16>,
     /// Why it is a fact of the table that it is not run.
     pub(super) fact: Option<&'static str>,
 }
@@ -67,10 +70,16 @@ impl Cell {
             (machine, Nic::Modern) => format!(" {}", machine.name()),
             (machine, Nic::Transitional) => format!(" {} transitional", machine.name()),
         };
+        let suite = match self.suite {
+            Suite::Net => String::new(),
+            Suite::Interrupts => " interrupts suite".into(),
+        };
+        let vectors = self.vectors.map(|vectors| format!(" {vectors} vectors"));
         format!(
-            "{ring} {} {}{machine} {}",
+            "{ring} {} {}{}{machine}{suite} {}",
             self.queue_size,
             self.interrupts.name(),
+            vectors.unwrap_or_default(),
             self.features.replace(',', " ")
         )
     }
@@ -79,9 +88,10 @@ impl Cell {
 const ALL: &str = "+event_idx,+indirect,+in_order,+ring_reset";
 const NONE: &str = "-event_idx,-indirect,-in_order,-ring_reset";
 
-use Arch::{Aarch64, Riscv64};
+use Arch::{Aarch64, Riscv64, X86_64};
 use BackEnd::{Qemu, Vhost};
 use Interrupts::{Intx, Msix, Poll};
+use Machine::{Pc, Q35, Virt};
 use Ring::{Packed, Split};
 
 /// Ring, size, interrupts, features.
@@ -181,6 +191,46 @@ const OTHERS: [(Arch, Row); 8] = [
     (Riscv64, (Vhost, Split, 256, Msix, "+event_idx,+indirect")),
 ];
 
+/// The interrupts suite: what it runs on, vectors of the card's table, and the rest.
+type Exercises = (Arch, Machine, Option<u16>, Row);
+
+const PLAIN: &str = "+event_idx,+indirect";
+const FLAGS: &str = "-event_idx,+indirect";
+
+const EXERCISES: [Exercises; 11] = [
+    (X86_64, Q35, None, (Qemu, Split, 256, Msix, PLAIN)),
+    (X86_64, Q35, Some(0), (Qemu, Split, 256, Msix, PLAIN)),
+    (X86_64, Q35, Some(1), (Qemu, Split, 256, Msix, FLAGS)),
+    (X86_64, Q35, Some(2), (Qemu, Packed, 256, Msix, PLAIN)),
+    (X86_64, Q35, Some(3), (Qemu, Packed, 256, Msix, FLAGS)),
+    (X86_64, Q35, None, (Qemu, Packed, 256, Intx, PLAIN)),
+    (X86_64, Pc, None, (Qemu, Split, 256, Intx, FLAGS)),
+    (Aarch64, Virt, None, (Qemu, Split, 256, Msix, PLAIN)),
+    (Aarch64, Virt, None, (Qemu, Split, 256, Intx, PLAIN)),
+    (Riscv64, Virt, None, (Qemu, Split, 256, Msix, PLAIN)),
+    (Riscv64, Virt, None, (Qemu, Split, 256, Intx, PLAIN)),
+];
+
+fn exercises((arch, machine, vectors, row_of): &Exercises) -> Cell {
+    let cell = row(row_of);
+    let interrupts = cell.interrupts.name();
+    let vectors_named = vectors.map(|vectors| format!("-{vectors}.vectors"));
+    Cell {
+        name: format!(
+            "{}-irq-{}-{}-{interrupts}{}",
+            cell.name,
+            arch.name(),
+            machine.name(),
+            vectors_named.unwrap_or_default()
+        ),
+        arch: *arch,
+        machine: *machine,
+        suite: Suite::Interrupts,
+        vectors: *vectors,
+        ..cell
+    }
+}
+
 /// What vhost has and a modern device has no use for, and what it never has.
 const VHOST_FACTS: [(&str, &str); 3] = [
     ("any_layout", "a legacy feature: VERSION_1 includes it"),
@@ -221,6 +271,7 @@ pub(super) fn cells() -> Vec<Cell> {
             ..cell
         });
     }
+    cells.extend(EXERCISES.iter().map(exercises));
     // The back ends one after the other: a table that can be read.
     cells.sort_by_key(|cell| cell.back_end == Vhost);
     let fact = |back_end, features, why| Cell {
@@ -271,6 +322,8 @@ fn row((back_end, ring, size, interrupts, features): &Row) -> Cell {
         arch: Arch::X86_64,
         machine: Machine::Q35,
         nic: Nic::Modern,
+        suite: Suite::Net,
+        vectors: None,
         fact: None,
     }
 }
