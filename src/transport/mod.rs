@@ -330,6 +330,29 @@ impl fmt::Display for TransportError {
 
 impl core::error::Error for TransportError {}
 
+/// Refuses a size that a queue cannot have, of which the device says the maximum. A transport may
+/// read that anew: what was chosen by it before is checked.
+fn check_queue_size(
+    queue: QueueIndex,
+    size: u16,
+    max: u16,
+    accepted: Features,
+) -> Result<(), TransportError> {
+    let packed = accepted.has(Feature::RING_PACKED);
+    match size {
+        _ if max == 0 => Err(TransportError::QueueUnavailable { queue }),
+        1..=0x8000 if size <= max && (packed || size.is_power_of_two()) => Ok(()),
+        _ => Err(TransportError::QueueSize { queue, size, max }),
+    }
+}
+
+/// The words of the features that a driver accepts, with their numbers. Devices of before VIRTIO 1.4
+/// know two only, and have no need of zeros in the others: only where there were some `before`.
+fn driver_words(before: Features, accepted: Features) -> impl Iterator<Item = (u32, u32)> {
+    let words = (0..4).map(move |select| (select, accepted.word(select)));
+    words.filter(move |&(select, word)| select < 2 || before.word(select) | word != 0)
+}
+
 /// A device as initialization and the control path see it. Object-safe.
 ///
 /// # For implementors

@@ -5,9 +5,10 @@
 //! it is used.
 
 use super::transport::{MmioTransport, control};
-use crate::features::Feature;
 use crate::mmio::RegisterAccess;
-use crate::transport::{LEGACY_PAGE_SIZE, QueueAreas, QueueIndex, TransportError};
+use crate::transport::{
+    LEGACY_PAGE_SIZE, QueueAreas, QueueIndex, TransportError, check_queue_size,
+};
 
 impl<A: RegisterAccess> MmioTransport<A> {
     /// Three addresses of 64 bits, each by two accesses, and the ready bit after them.
@@ -73,14 +74,6 @@ impl<A: RegisterAccess> MmioTransport<A> {
     }
 
     fn check_size(&self, queue: QueueIndex, size: u16) -> Result<(), TransportError> {
-        let max = self.selected_max();
-        if max == 0 {
-            return Err(TransportError::QueueUnavailable { queue });
-        }
-        let packed = self.accepted.has(Feature::RING_PACKED);
-        if size == 0 || size > max || size > 1 << 15 || !(packed || size.is_power_of_two()) {
-            return Err(TransportError::QueueSize { queue, size, max });
-        }
-        Ok(())
+        check_queue_size(queue, size, self.selected_max(), self.accepted)
     }
 }

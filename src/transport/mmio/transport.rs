@@ -10,10 +10,10 @@ use super::MmioError;
 use super::layout::{CONFIG, Control, MAGIC};
 use crate::features::{Feature, Features};
 use crate::mmio::{Block, Native, Register, RegisterAccess, Registers};
-use crate::transport::space::Space;
+use crate::transport::space::{self, Mapped};
 use crate::transport::{
     DeviceId, Doorbell, Isr, LEGACY_PAGE_SIZE, QueueAreas, QueueIndex, ShmRegion, Status,
-    Transport, TransportError,
+    Transport, TransportError, driver_words,
 };
 
 /// The place of a control register.
@@ -139,15 +139,6 @@ impl<A: RegisterAccess> MmioTransport<A> {
         }
     }
 
-    /// The device's configuration space.
-    fn config(&self) -> Space<'_, A> {
-        Space {
-            access: &self.access,
-            registers: &self.registers,
-            start: CONFIG,
-        }
-    }
-
     /// Without the words beyond the second when they repeat it: there is no such device, but there
     /// are those that take every selection above 1 for 1, as QEMU's (version 10 still).
     const fn without_repeats(features: Features) -> Features {
@@ -211,15 +202,10 @@ unsafe impl<A: RegisterAccess> Transport for MmioTransport<A> {
 
     fn set_driver_features(&mut self, features: Features) {
         let words = if self.legacy { 1 } else { 4 };
-        for select in 0..words {
-            // Devices of before VIRTIO 1.4 know two words only and have no need of the zeros.
-            let known = self.accepted.word(select) | features.word(select);
-            if select < 2 || known != 0 {
-                self.access
-                    .write32(control!(self.driver_features_sel), select);
-                self.access
-                    .write32(control!(self.driver_features), features.word(select));
-            }
+        for (select, word) in driver_words(self.accepted, features).take(words) {
+            self.access
+                .write32(control!(self.driver_features_sel), select);
+            self.access.write32(control!(self.driver_features), word);
         }
         if self.legacy {
             // 4.2.4: before any queue is used. What comes before a queue is this, each time.
@@ -293,15 +279,17 @@ unsafe impl<A: RegisterAccess> Transport for MmioTransport<A> {
     }
 
     fn config_size(&self) -> usize {
-        self.config().size()
+        self.registers.len().saturating_sub(CONFIG)
     }
 
     fn read_config(&self, offset: usize, dst: &mut [u8]) -> Result<(), TransportError> {
-        self.config().read(offset, dst)
+        let registers = Mapped(&self.access, &self.registers);
+        space::read(&registers, CONFIG, offset, dst)
     }
 
     fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
-        self.config().write(offset, src)
+        let registers = Mapped(&self.access, &self.registers);
+        space::write(&registers, CONFIG, offset, src)
     }
 
     fn shm_region(&mut self, id: u8) -> Option<ShmRegion> {

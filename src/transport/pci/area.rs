@@ -14,7 +14,8 @@
 //! knows memory only has no second case to test for.
 
 use crate::mmio::{Native, RegisterAccess, Registers};
-use crate::transport::{Doorbell, Isr, TransportError};
+use crate::transport::space::{Elsewhere, Mapped, Space};
+use crate::transport::{Doorbell, Isr};
 
 /// Registers that are not reached by loads and stores: I/O ports, the window in configuration
 /// space, or what a hypercall reaches. [`Registers`] are one too: I/O space that a host bridge
@@ -58,42 +59,39 @@ pub unsafe trait Area {
 #[derive(Clone, Copy, Debug)]
 pub enum Nowhere {}
 
+/// The methods of [`Area`], each handed on to the area that a variant holds.
+macro_rules! hand_on {
+    ($($variant:ident)*) => { $crate::transport::pci::area::hand_on! { @each [$($variant)*]
+        fn size(&self) -> usize;
+        fn is_aligned_to(&self, alignment: usize) -> bool;
+        fn read8(&self, offset: usize) -> u8;
+        fn read16(&self, offset: usize) -> u16;
+        fn read32(&self, offset: usize) -> u32;
+        fn write8(&self, offset: usize, value: u8) -> ();
+        fn write16(&self, offset: usize, value: u16) -> ();
+        fn write32(&self, offset: usize, value: u32) -> ();
+        fn doorbell(&self, offset: usize, value: u16) -> Option<Doorbell>;
+        fn doorbell_with_data(&self, offset: usize, value: u16) -> Option<Doorbell>;
+        fn isr(&self, offset: usize) -> Option<Isr>;
+    } };
+    (@each $variants:tt $(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) -> $ret:ty;)*) => {$(
+        fn $name(&self $(, $arg: $ty)*) -> $ret {
+            $crate::transport::pci::area::hand_on!(@match $variants self.$name($($arg),*))
+        }
+    )*};
+    (@match [$($variant:ident)*] $self:ident.$name:ident $args:tt) => {
+        match *$self {
+            $(Self::$variant(ref area) => area.$name $args,)*
+        }
+    };
+}
+pub(super) use hand_on;
+
 #[allow(unsafe_code)] // signs the contract of who reaches registers
+#[allow(unused_variables)] // of functions that cannot be called
 // SAFETY: there is none.
 unsafe impl Area for Nowhere {
-    fn size(&self) -> usize {
-        match *self {}
-    }
-    fn is_aligned_to(&self, _: usize) -> bool {
-        match *self {}
-    }
-    fn read8(&self, _: usize) -> u8 {
-        match *self {}
-    }
-    fn read16(&self, _: usize) -> u16 {
-        match *self {}
-    }
-    fn read32(&self, _: usize) -> u32 {
-        match *self {}
-    }
-    fn write8(&self, _: usize, _: u8) {
-        match *self {}
-    }
-    fn write16(&self, _: usize, _: u16) {
-        match *self {}
-    }
-    fn write32(&self, _: usize, _: u32) {
-        match *self {}
-    }
-    fn doorbell(&self, _: usize, _: u16) -> Option<Doorbell> {
-        match *self {}
-    }
-    fn doorbell_with_data(&self, _: usize, _: u16) -> Option<Doorbell> {
-        match *self {}
-    }
-    fn isr(&self, _: usize) -> Option<Isr> {
-        match *self {}
-    }
+    hand_on! {}
 }
 
 macro_rules! mapped {
@@ -132,6 +130,18 @@ unsafe impl Area for Registers {
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+macro_rules! ported {
+    ($($read:ident $load:ident $write:ident $store:ident $word:ty),*) => {$(
+        fn $read(&self, offset: usize) -> $word {
+            self.$load(offset)
+        }
+        fn $write(&self, offset: usize, value: $word) {
+            self.$store(offset, value);
+        }
+    )*};
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[allow(unsafe_code)] // signs the contract of who reaches registers
 // SAFETY: `in` and `out`, at ports that were promised to be the structure's. `out` waits until
 // earlier stores are done.
@@ -142,24 +152,8 @@ unsafe impl Area for crate::mmio::Ports {
     fn is_aligned_to(&self, alignment: usize) -> bool {
         self.is_aligned_to(alignment)
     }
-    fn read8(&self, offset: usize) -> u8 {
-        self.load8(offset)
-    }
-    fn read16(&self, offset: usize) -> u16 {
-        self.load16(offset)
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.load32(offset)
-    }
-    fn write8(&self, offset: usize, value: u8) {
-        self.store8(offset, value);
-    }
-    fn write16(&self, offset: usize, value: u16) {
-        self.store16(offset, value);
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.store32(offset, value);
-    }
+    ported!(read8 load8 write8 store8 u8, read16 load16 write16 store16 u16,
+        read32 load32 write32 store32 u32);
     fn doorbell(&self, offset: usize, value: u16) -> Option<Doorbell> {
         self.doorbell(offset, value)
     }
@@ -217,43 +211,25 @@ impl<S: Area> Place<S> {
             Self::Other(area) => area.isr(0),
         }
     }
+}
 
-    /// Reads a field of device configuration, which is inside.
-    pub(super) fn read_field<A: RegisterAccess>(&self, access: &A, offset: usize, dst: &mut [u8]) {
-        match self {
-            Self::Memory(registers) => {
-                read_field(offset, dst, |at, width| match width {
-                    4 => registers.register(at).map(|at| access.read32(at)),
-                    2 => registers.register(at).map(|at| access.read16(at).into()),
-                    _ => registers.register(at).map(|at| access.read8(at).into()),
-                });
-            }
-            Self::Other(area) => read_area(area, 0, offset, dst),
+/// The registers of a structure, wherever it was found; without any, of none.
+pub(super) struct Somewhere<'a, A, S>(pub(super) &'a A, pub(super) Option<&'a Place<S>>);
+
+impl<A: RegisterAccess, S: Area> Space for Somewhere<'_, A, S> {
+    fn len(&self) -> usize {
+        self.1.map_or(0, Place::size)
+    }
+    fn load(&self, at: usize, width: usize) -> Option<u32> {
+        match self.1? {
+            Place::Memory(registers) => Mapped(self.0, registers).load(at, width),
+            Place::Other(area) => Elsewhere(area).load(at, width),
         }
     }
-
-    /// Writes a field of device configuration, which is inside.
-    pub(super) fn write_field<A: RegisterAccess>(&self, access: &A, offset: usize, src: &[u8]) {
-        match self {
-            Self::Memory(registers) => write_field(offset, src, |at, piece| match *piece {
-                [a, b, c, d] => {
-                    if let Some(at) = registers.register(at) {
-                        access.write32(at, u32::from_le_bytes([a, b, c, d]));
-                    }
-                }
-                [a, b] => {
-                    if let Some(at) = registers.register(at) {
-                        access.write16(at, u16::from_le_bytes([a, b]));
-                    }
-                }
-                [value] => {
-                    if let Some(at) = registers.register(at) {
-                        access.write8(at, value);
-                    }
-                }
-                _ => {}
-            }),
-            Self::Other(area) => write_area(area, 0, offset, src),
+    fn store(&self, at: usize, width: usize, value: u32) -> Option<()> {
+        match self.1? {
+            Place::Memory(registers) => Mapped(self.0, registers).store(at, width, value),
+            Place::Other(area) => Elsewhere(area).store(at, width, value),
         }
     }
 }
@@ -263,65 +239,4 @@ pub(super) fn is_register<S: Area>(area: &S, offset: usize, width: usize) -> boo
     let end = offset.checked_add(width);
     let aligned = area.is_aligned_to(width) && offset.is_multiple_of(width);
     aligned && end.is_some_and(|end| end <= area.size())
-}
-
-/// Refuses a range that is not inside a configuration space of `size` bytes.
-pub(super) fn check_range(offset: usize, len: usize, size: usize) -> Result<(), TransportError> {
-    match offset.checked_add(len) {
-        Some(end) if end <= size => Ok(()),
-        _ => Err(TransportError::ConfigOutOfRange { offset, len, size }),
-    }
-}
-
-/// Reads a field `offset` bytes into the device configuration that begins at `base` of an area.
-pub(super) fn read_area<S: Area>(area: &S, base: usize, offset: usize, dst: &mut [u8]) {
-    read_field(offset, dst, |at, width| {
-        let at = base.wrapping_add(at);
-        Some(match width {
-            4 => area.read32(at),
-            2 => area.read16(at).into(),
-            _ => area.read8(at).into(),
-        })
-    });
-}
-
-/// Writes a field `offset` bytes into the device configuration that begins at `base` of an area.
-pub(super) fn write_area<S: Area>(area: &S, base: usize, offset: usize, src: &[u8]) {
-    write_field(offset, src, |at, piece| {
-        let at = base.wrapping_add(at);
-        match *piece {
-            [a, b, c, d] => area.write32(at, u32::from_le_bytes([a, b, c, d])),
-            [a, b] => area.write16(at, u16::from_le_bytes([a, b])),
-            [value] => area.write8(at, value),
-            _ => {}
-        }
-    });
-}
-
-fn read_field(offset: usize, dst: &mut [u8], read: impl Fn(usize, usize) -> Option<u32>) {
-    let width = width(offset, dst.len());
-    for (at, piece) in (offset..).step_by(width).zip(dst.chunks_mut(width)) {
-        // In range by the caller's check, and aligned by `width`.
-        let value = read(at, width).unwrap_or(0);
-        for (to, from) in piece.iter_mut().zip(value.to_le_bytes()) {
-            *to = from;
-        }
-    }
-}
-
-fn write_field(offset: usize, src: &[u8], write: impl Fn(usize, &[u8])) {
-    let width = width(offset, src.len());
-    for (at, piece) in (offset..).step_by(width).zip(src.chunks(width)) {
-        write(at, piece);
-    }
-}
-
-/// The width of the accesses to a configuration field (4.1.3.1): that of the field, but 4 bytes for
-/// a field of 8, and single bytes for what is no aligned integer.
-const fn width(offset: usize, len: usize) -> usize {
-    match len {
-        4 | 8 if offset.is_multiple_of(4) => 4,
-        2 if offset.is_multiple_of(2) => 2,
-        _ => 1,
-    }
 }

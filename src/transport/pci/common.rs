@@ -37,10 +37,6 @@ pub(super) const QUEUE_NOTIF_CONFIG_DATA: usize = 56;
 /// Offset of `queue_reset` in the common configuration: only with `VIRTIO_F_RING_RESET`.
 pub(super) const QUEUE_RESET: usize = 58;
 
-/// No vector (4.1.5.1.2).
-#[doc(alias = "VIRTIO_MSI_NO_VECTOR")]
-pub(super) const NO_VECTOR: u16 = 0xffff;
-
 /// The common configuration, at a checked place.
 pub(super) enum Common<S> {
     Memory {

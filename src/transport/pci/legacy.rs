@@ -23,15 +23,15 @@
 use core::fmt;
 
 use super::access::{Address, ConfigAccess};
-use super::area::{Area, check_range, read_area, write_area};
+use super::area::Area;
 use super::bar::{Bar, BarError};
-use super::common::NO_VECTOR;
 use super::layout::Structure;
 use super::msix::{self, MsixError, MsixTable};
 use super::open::{turn_on, virtio_function};
-use super::{COMMAND, COMMAND_INTX_DISABLE, COMMAND_IO, PciError, is_transitional};
+use super::{COMMAND_IO, PciError, is_transitional};
 use crate::features::Features;
 use crate::mmio::{RegisterAccess, Registers};
+use crate::transport::space::{self, Elsewhere};
 use crate::transport::{
     DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, Status, Transport, TransportError,
 };
@@ -137,9 +137,7 @@ impl<S: Area> LegacyTransport<S> {
     /// Turns MSI-X off and INTx on. Only for a device that was reset: vectors that queues were
     /// given are forgotten.
     pub fn disable_msix(&mut self, config: &impl ConfigAccess) {
-        msix::turn_off(config, self.address);
-        let command = config.read16(self.address, COMMAND);
-        config.write16(self.address, COMMAND, command & !COMMAND_INTX_DISABLE);
+        msix::disable(config, self.address);
         self.vectors = 0;
     }
 
@@ -153,16 +151,8 @@ impl<S: Area> LegacyTransport<S> {
 
     /// Writes a vector register and reads it back. Without MSI-X it is device configuration.
     fn write_vector(&self, at: usize, vector: Option<u16>) -> Result<(), TransportError> {
-        msix::check_vector(vector, self.vectors)?;
-        if self.vectors == 0 {
-            return Ok(());
-        }
-        let vector = vector.unwrap_or(NO_VECTOR);
-        self.header.write16(at, vector);
-        match self.header.read16(at) {
-            got if got == vector => Ok(()),
-            got => Err(TransportError::VectorRefused { vector, got }),
-        }
+        let write = |vector| self.header.write16(at, vector);
+        msix::give_vector(vector, self.vectors, write, || self.header.read16(at))
     }
 
     /// Where device configuration begins.
@@ -264,15 +254,11 @@ unsafe impl<S: Area> Transport for LegacyTransport<S> {
     }
 
     fn read_config(&self, offset: usize, dst: &mut [u8]) -> Result<(), TransportError> {
-        check_range(offset, dst.len(), self.config_size())?;
-        read_area(&self.header, self.config_base(), offset, dst);
-        Ok(())
+        space::read(&Elsewhere(&self.header), self.config_base(), offset, dst)
     }
 
     fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
-        check_range(offset, src.len(), self.config_size())?;
-        write_area(&self.header, self.config_base(), offset, src);
-        Ok(())
+        space::write(&Elsewhere(&self.header), self.config_base(), offset, src)
     }
 
     fn take_isr(&mut self) -> Option<Isr> {

@@ -15,20 +15,22 @@ use core::mem::offset_of;
 
 use volatile::map_field;
 
+use super::PciError;
 use super::access::{Address, ConfigAccess};
-use super::area::{Area, Nowhere, Place, check_range};
-use super::common::{Common, CommonConfig, NO_VECTOR, QUEUE_NOTIF_CONFIG_DATA, QUEUE_RESET};
+use super::area::{Area, Nowhere, Place, Somewhere};
+use super::common::{Common, CommonConfig, QUEUE_NOTIF_CONFIG_DATA, QUEUE_RESET};
 use super::layout::{Structure, locate};
 use super::msix::{self, MsixError, MsixTable};
 use super::open::{Hooks, turn_on, virtio_function};
 use super::shm::SharedMemory;
 use super::window::{At, Far, Window, WindowArea};
-use super::{COMMAND, COMMAND_INTX_DISABLE, PciError};
 use crate::features::{Feature, Features};
 use crate::mmio::{Native, Register, RegisterAccess, Registers};
 use crate::platform::DmaAddr;
+use crate::transport::space;
 use crate::transport::{
     DeviceId, Doorbell, Isr, QueueAreas, QueueIndex, ShmRegion, Status, Transport, TransportError,
+    check_queue_size, driver_words,
 };
 
 /// Reads a field of the common configuration: a match with one arm where nothing is elsewhere.
@@ -223,9 +225,7 @@ impl<A: RegisterAccess, S: Area> PciTransport<A, S> {
     /// Turns MSI-X off and INTx on. Only for a device that was reset: vectors that queues were
     /// given are forgotten.
     pub fn disable_msix(&mut self, config: &impl ConfigAccess) {
-        msix::turn_off(config, self.address);
-        let command = config.read16(self.address, COMMAND);
-        config.write16(self.address, COMMAND, command & !COMMAND_INTX_DISABLE);
+        msix::disable(config, self.address);
         self.vectors = 0;
     }
 
@@ -241,25 +241,6 @@ impl<A: RegisterAccess, S: Area> PciTransport<A, S> {
         }
         write!(self.queue_select: write16(queue.0));
         true
-    }
-
-    /// Writes a vector register and reads it back (4.1.5.1.2.2). Without MSI-X it has no meaning.
-    fn write_vector(
-        &self,
-        vector: Option<u16>,
-        write: impl FnOnce(u16),
-        read: impl FnOnce() -> u16,
-    ) -> Result<(), TransportError> {
-        msix::check_vector(vector, self.vectors)?;
-        if self.vectors == 0 {
-            return Ok(());
-        }
-        let vector = vector.unwrap_or(NO_VECTOR);
-        write(vector);
-        match read() {
-            got if got == vector => Ok(()),
-            got => Err(TransportError::VectorRefused { vector, got }),
-        }
     }
 
     /// The doorbell of the selected queue (4.1.4.4 and 4.1.5.2).
@@ -360,13 +341,9 @@ unsafe impl<A: RegisterAccess, S: Area> Transport for PciTransport<A, S> {
     }
 
     fn set_driver_features(&mut self, features: Features) {
-        for select in 0..4 {
-            // Devices of before VIRTIO 1.4 know two words only and have no need of the zeros.
-            let known = self.accepted.word(select) | features.word(select);
-            if select < 2 || known != 0 {
-                write!(self.driver_feature_select: write32(select));
-                write!(self.driver_feature: write32(features.word(select)));
-            }
+        for (select, word) in driver_words(self.accepted, features) {
+            write!(self.driver_feature_select: write32(select));
+            write!(self.driver_feature: write32(word));
         }
         self.accepted = features;
     }
@@ -387,19 +364,14 @@ unsafe impl<A: RegisterAccess, S: Area> Transport for PciTransport<A, S> {
         vector: Option<u16>,
     ) -> Result<Doorbell, TransportError> {
         let max = self.max_queue_size(queue);
-        if max == 0 {
-            return Err(TransportError::QueueUnavailable { queue });
-        }
-        let packed = self.accepted.has(Feature::RING_PACKED);
-        if size == 0 || size > max || size > 1 << 15 || !(packed || size.is_power_of_two()) {
-            return Err(TransportError::QueueSize { queue, size, max });
-        }
+        check_queue_size(queue, size, max, self.accepted)?;
         if read!(self.queue_enable: read16) != 0 {
             return Err(TransportError::QueueInUse { queue });
         }
         let doorbell = self.doorbell(queue)?;
-        self.write_vector(
+        msix::give_vector(
             vector,
+            self.vectors,
             |vector| write!(self.queue_msix_vector: write16(vector)),
             || read!(self.queue_msix_vector: read16),
         )?;
@@ -442,8 +414,9 @@ unsafe impl<A: RegisterAccess, S: Area> Transport for PciTransport<A, S> {
     }
 
     fn set_config_vector(&mut self, vector: Option<u16>) -> Result<(), TransportError> {
-        self.write_vector(
+        msix::give_vector(
             vector,
+            self.vectors,
             |vector| write!(self.config_msix_vector: write16(vector)),
             || read!(self.config_msix_vector: read16),
         )
@@ -458,19 +431,13 @@ unsafe impl<A: RegisterAccess, S: Area> Transport for PciTransport<A, S> {
     }
 
     fn read_config(&self, offset: usize, dst: &mut [u8]) -> Result<(), TransportError> {
-        check_range(offset, dst.len(), self.config_size())?;
-        if let Some(device) = &self.device {
-            device.read_field(&self.access, offset, dst);
-        }
-        Ok(())
+        let device = Somewhere(&self.access, self.device.as_ref());
+        space::read(&device, 0, offset, dst)
     }
 
     fn write_config(&mut self, offset: usize, src: &[u8]) -> Result<(), TransportError> {
-        check_range(offset, src.len(), self.config_size())?;
-        if let Some(device) = &self.device {
-            device.write_field(&self.access, offset, src);
-        }
-        Ok(())
+        let device = Somewhere(&self.access, self.device.as_ref());
+        space::write(&device, 0, offset, src)
     }
 
     fn shm_region(&mut self, id: u8) -> Option<ShmRegion> {

@@ -18,6 +18,9 @@ const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
 const TABLE_SIZE: u16 = 0x7ff;
 const VECTOR_MASKED: u32 = 1;
+/// No vector (4.1.5.1.2).
+#[doc(alias = "VIRTIO_MSI_NO_VECTOR")]
+const NO_VECTOR: u16 = 0xffff;
 
 /// What a vector sends: a 32-bit write to the interrupt controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,14 +156,34 @@ pub(super) fn turn_off(config: &impl ConfigAccess, address: Address) {
     }
 }
 
-/// Refuses a vector that cannot be given, before anything is written.
-pub(super) fn check_vector(vector: Option<u16>, vectors: u16) -> Result<(), TransportError> {
-    match vector {
-        Some(_) if vectors == 0 => Err(TransportError::NoVectors),
+/// Turns MSI-X off and INTx on.
+pub(super) fn disable(config: &impl ConfigAccess, address: Address) {
+    turn_off(config, address);
+    let command = config.read16(address, COMMAND);
+    config.write16(address, COMMAND, command & !COMMAND_INTX_DISABLE);
+}
+
+/// Gives a vector to one of the device's registers and reads it back (4.1.5.1.2.2). One of more than
+/// `vectors` is refused before anything is written; without any, the register has no meaning.
+pub(super) fn give_vector(
+    vector: Option<u16>,
+    vectors: u16,
+    write: impl FnOnce(u16),
+    read: impl FnOnce() -> u16,
+) -> Result<(), TransportError> {
+    let vector = match vector {
+        None if vectors == 0 => return Ok(()),
+        None => NO_VECTOR,
+        Some(_) if vectors == 0 => return Err(TransportError::NoVectors),
         Some(vector) if vector >= vectors => {
-            Err(TransportError::VectorOutOfRange { vector, vectors })
+            return Err(TransportError::VectorOutOfRange { vector, vectors });
         }
-        _ => Ok(()),
+        Some(vector) => vector,
+    };
+    write(vector);
+    match read() {
+        got if got == vector => Ok(()),
+        got => Err(TransportError::VectorRefused { vector, got }),
     }
 }
 

@@ -17,7 +17,7 @@
 use core::fmt;
 
 use super::access::{Address, ConfigAccess};
-use super::area::Area;
+use super::area::{Area, hand_on};
 use crate::transport::doorbell::Remote;
 use crate::transport::{Doorbell, Isr};
 
@@ -230,31 +230,8 @@ pub enum Far<S> {
     Window(WindowArea),
 }
 
-macro_rules! either {
-    ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {$(
-        fn $name(&self $(, $arg: $ty)*) $(-> $ret)? {
-            match self {
-                Self::Ports(area) => area.$name($($arg),*),
-                Self::Window(area) => area.$name($($arg),*),
-            }
-        }
-    )*};
-}
-
 #[allow(unsafe_code)] // signs the contract of who reaches registers
 // SAFETY: one of two areas, each of which signed it.
 unsafe impl<S: Area> Area for Far<S> {
-    either! {
-        fn size(&self) -> usize;
-        fn is_aligned_to(&self, alignment: usize) -> bool;
-        fn read8(&self, offset: usize) -> u8;
-        fn read16(&self, offset: usize) -> u16;
-        fn read32(&self, offset: usize) -> u32;
-        fn write8(&self, offset: usize, value: u8);
-        fn write16(&self, offset: usize, value: u16);
-        fn write32(&self, offset: usize, value: u32);
-        fn doorbell(&self, offset: usize, value: u16) -> Option<Doorbell>;
-        fn doorbell_with_data(&self, offset: usize, value: u16) -> Option<Doorbell>;
-        fn isr(&self, offset: usize) -> Option<Isr>;
-    }
+    hand_on! { Ports Window }
 }
