@@ -1,6 +1,8 @@
 //! Registers that read as anything at any time: no panic, no endless wait, no access outside of the
 //! window, and no driver that starts on nonsense without an error or a way back.
 
+#[path = "support/forged.rs"]
+mod forged;
 #[path = "support/net.rs"]
 mod wire;
 
@@ -9,15 +11,12 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use vring::DmaAddr;
 use vring::device::net::Driver;
-use vring::features::Features;
 use vring::testing::InPlace;
 use vring::transport::mmio::MmioTransport;
-use vring::transport::{
-    Doorbell, Isr, QueueAreas, QueueIndex, Register, RegisterAccess, Registers, Status, Transport,
-};
+use vring::transport::{Doorbell, Isr, Register, RegisterAccess, Registers};
 
+use forged::{drive, value};
 use wire::{Buffer, options};
 
 /// What the next register reads as.
@@ -142,16 +141,6 @@ unsafe impl RegisterAccess for Noise {
     }
 }
 
-/// Numbers that registers have, more often than others.
-fn value() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        4 => 0u32..16,
-        2 => Just(u32::MAX),
-        2 => (0u32..=17).prop_map(|log| 1 << log),
-        1 => any::<u32>(),
-    ]
-}
-
 fn numbers() -> impl Strategy<Value = Numbers> {
     let identity = prop_oneof![
         9 => prop_oneof![Just(1u32), Just(2)].prop_map(|version| [0x7472_6976, version, 1]),
@@ -183,50 +172,6 @@ fn window(memory: &mut [u64], mut numbers: Numbers) -> (Registers, Noise) {
     (registers, Noise(Arc::new(Mutex::new(numbers))))
 }
 
-fn drive(mut transport: MmioTransport<Noise>, features: u128) {
-    transport.set_status(Status::empty());
-    let _ = transport.device_features();
-    transport.set_driver_features(Features(features));
-    for queue in [0, 1, 0xfffe, 0xffff].map(QueueIndex) {
-        let _ = transport.max_queue_size(queue);
-        for size in [0, 1, 256, 0xffff] {
-            let [desc, driver, device] = [DmaAddr(0xffff_f000); 3];
-            let areas = QueueAreas {
-                desc,
-                driver,
-                device,
-            };
-            // SAFETY: there is no device that would use memory.
-            let doorbell = unsafe { transport.enable_queue(queue, size, &areas, None) };
-            if let Ok(doorbell) = doorbell {
-                doorbell.ring(0);
-            }
-        }
-        let _ = transport.reset_queue(queue);
-        let _ = transport.is_queue_reset(queue);
-    }
-    for id in [0, 255] {
-        if let Some(region) = transport.shm_region(id) {
-            assert!(region.length > 0);
-            assert!(region.address.checked_add(region.length - 1).is_some());
-        }
-    }
-    let size = transport.config_size();
-    for (offset, len) in [
-        (0, 1),
-        (0, 8),
-        (size, 1),
-        (size.wrapping_sub(3), 3),
-        (usize::MAX, 2),
-    ] {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= size);
-        let mut bytes = vec![0; len];
-        assert_eq!(transport.read_config(offset, &mut bytes).is_ok(), inside);
-        assert_eq!(transport.write_config(offset, &bytes).is_ok(), inside);
-    }
-    transport.take_isr().unwrap().ack();
-}
-
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if cfg!(miri) { 4 } else { 2000 },
@@ -242,7 +187,7 @@ proptest! {
         let mut memory = [0; 0x200 / 8];
         let (registers, noise) = window(&mut memory, numbers);
         if let Ok(Some(transport)) = MmioTransport::with_access(registers, noise) {
-            drive(transport, features);
+            prop_assert!(drive(transport, features));
         }
     }
 
