@@ -78,7 +78,7 @@ impl Registers {
     }
 
     /// The register at `offset`; `None` when it is not wholly inside, or not aligned.
-    pub fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
+    pub(crate) fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
         self.place(offset).map(Register)
     }
 

@@ -399,7 +399,9 @@ fn every_access_goes_through_the_register_access_that_was_given() {
         registers: mmio.clone(),
         counts: Arc::default(),
     };
-    let transport = MmioTransport::with_access(mmio.registers(), counting.clone());
+    // SAFETY: the access counts, and hands everything to `mmio`, which outlives the driver.
+    let registers = unsafe { mmio.registers() };
+    let transport = MmioTransport::with_access(registers, counting.clone());
     let transport = transport.unwrap().unwrap();
     let mut driver: Mmio<_, _> = Driver::new(platform.clone(), transport, options(8, 8)).unwrap();
     let isr = driver.control().take_isr().unwrap();

@@ -466,6 +466,33 @@ fn a_legacy_device_over_pci_has_the_size_that_it_says() {
     platform.assert_no_leaks();
 }
 
+/// Started, it would have room and take no frame, ever.
+#[test]
+fn a_queue_that_is_too_short_for_a_header_of_its_own_is_refused() {
+    let platform = InPlace::new();
+    let make = |sort, sizes: [u16; 2]| {
+        let device = device(&platform, sort).queues(&sizes);
+        let made =
+            Driver::<_, _, Buffer>::new(platform.clone(), device.transport(), Options::default());
+        let made = made.map(drop).map_err(|error| error.why);
+        device.assert_clean();
+        made
+    };
+    for (sizes, queue) in [([1, 16], RECEIVE_QUEUE), ([16, 1], TRANSMIT_QUEUE)] {
+        let why = QueueError::TooShort {
+            queue,
+            size: 1,
+            needed: 2,
+        };
+        assert_eq!(make(SORTS[0], sizes), Err(InitFailure::Queue(why)));
+        let text = why.to_string();
+        assert!(text.contains("takes 2") && text.contains("has 1"), "{text}");
+    }
+    assert_eq!(make(SORTS[0], [2, 2]), Ok(()));
+    assert_eq!(make(SORTS[2], [1, 1]), Ok(()));
+    platform.assert_no_leaks();
+}
+
 #[test]
 fn what_is_required_of_a_legacy_device_is_judged_by_name() {
     let platform = InPlace::new();

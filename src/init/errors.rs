@@ -176,6 +176,16 @@ pub enum QueueError {
         /// Mapping slots lent.
         mappings: usize,
     },
+    /// The queue has fewer descriptors than the driver needs for one buffer. The device has been
+    /// reset.
+    TooShort {
+        /// The queue.
+        queue: QueueIndex,
+        /// Its size.
+        size: u16,
+        /// Descriptors that a buffer takes.
+        needed: u16,
+    },
     /// The layout of the ring.
     Layout(LayoutError),
     /// No device memory.
@@ -214,6 +224,15 @@ impl fmt::Display for QueueError {
                 "{queue}: the device has it take exactly {size} descriptors, and {slots} slots and \
                  {mappings} mapping slots were lent; lend {size} slots, and mapping slots for each \
                  of them where the platform maps"
+            ),
+            Self::TooShort {
+                queue,
+                size,
+                needed,
+            } => write!(
+                f,
+                "{queue}: a buffer takes {needed} descriptors here, and the queue has {size}; ask \
+                 for a longer one, where the device has it"
             ),
             Self::Layout(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),

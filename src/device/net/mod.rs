@@ -81,6 +81,7 @@
 mod halves;
 mod recover;
 mod rx;
+mod start;
 mod suspend;
 mod tx;
 mod wire;
@@ -91,15 +92,11 @@ mod tests;
 use core::fmt;
 
 use crate::buffer::{DmaBuf, Readable, StableBytesMut, Window, Writable};
-use crate::device::net::wire::{ETHERNET_FRAME, ETHERNET_HEADER, MIN_MTU, REQUIREMENTS};
 use crate::dma::{Home, Lent};
-use crate::features::{Feature, Features, NegotiateError, Wish};
-use crate::init::{
-    self, InitError, InitFailure, Leaked, Live, Negotiated, PendingQueue, QueueConfig, QueueError,
-    Quiesced,
-};
+use crate::features::Features;
+use crate::init::{InitFailure, Leaked, Live};
 use crate::platform::Platform;
-use crate::transport::{DeviceId, Isr, QueueIndex, Transport, TransportError, config};
+use crate::transport::{Isr, QueueIndex, Transport, TransportError, config};
 use crate::virtqueue::{Closed, Fault, QueueStorage, Withdrawn};
 
 #[cfg(feature = "alloc")]
@@ -109,6 +106,8 @@ pub use rx::{Receiver, RefillError, RefillFailure};
 pub use suspend::{SuspendError, Suspended};
 pub use tx::{TransmitBurstError, TransmitError, TransmitFailure, Transmitter};
 pub use wire::{F, Header, SUPPORTED, header_len};
+
+use start::queue_configs;
 
 /// `receiveq1` (VIRTIO 1.4, 5.1.2).
 pub const RECEIVE_QUEUE: QueueIndex = QueueIndex(0);
@@ -122,9 +121,10 @@ const FRAME_PIECES: u16 = 8;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Descriptors of the receive queue, at most.
+    /// Descriptors of the receive queue, at most; where the device
+    /// [fixes](Transport::is_queue_size_fixed) the size, the queue has that one.
     pub receive_size: u16,
-    /// Descriptors of the transmit queue, at most.
+    /// Descriptors of the transmit queue, at most; the same holds.
     pub transmit_size: u16,
     /// Features to accept where they are offered. Of those that are not in [`SUPPORTED`], none is.
     pub want: Features,
@@ -408,192 +408,12 @@ fn give_all<P: Platform, B: DmaBuf>(closed: Option<Closed<P, B>>, f: impl FnMut(
     core::iter::from_fn(next).for_each(f);
 }
 
-/// What the two queues are to be.
-fn queue_configs(options: &Options, header_len: usize) -> (QueueConfig, QueueConfig) {
-    let receive = QueueConfig::new(options.receive_size).vector(options.receive_vector);
-    let transmit = QueueConfig::new(options.transmit_size)
-        .vector(options.transmit_vector)
-        .cells(header_len as u16, 0)
-        // A header without headroom, and a frame in pieces where the platform makes some.
-        .indirect(if options.indirect { FRAME_PIECES } else { 0 });
-    (receive, transmit)
-}
-
 /// A network driver. Dropping it resets the device; buffers that had not come back are dropped then.
 pub struct Driver<P: Platform, T: Transport, M: StableBytesMut> {
     parts: Lent<Parts<P, T, M>, ResetOnDrop>,
 }
 
 impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
-    /// Initializes the device, private state on the heap. It has no receive buffers yet:
-    /// [`Receiver::refill`].
-    ///
-    /// # Errors
-    /// [`InitError`] says why, and gives the transport back.
-    #[cfg(feature = "alloc")]
-    pub fn new(platform: P, transport: T, options: Options) -> Result<Self, InitError<T>> {
-        Self::start(platform, transport, &options, |negotiated, rx, tx| {
-            let receive = negotiated.queue(RECEIVE_QUEUE, rx)?;
-            match negotiated.queue(TRANSMIT_QUEUE, tx) {
-                Ok(transmit) => Ok((receive, transmit)),
-                Err(why) => Err(QueuesFailed(Some(receive), why)),
-            }
-        })
-    }
-
-    /// Initializes the device, private state in memory that is lent.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn new_in(
-        platform: P,
-        transport: T,
-        options: Options,
-        storage: Storage<M>,
-    ) -> Result<Self, InitError<T>> {
-        let Storage { receive, transmit } = storage;
-        Self::start(platform, transport, &options, |negotiated, rx, tx| {
-            let receive = negotiated.queue_in(RECEIVE_QUEUE, rx, receive)?;
-            match negotiated.queue_in(TRANSMIT_QUEUE, tx, transmit) {
-                Ok(transmit) => Ok((receive, transmit)),
-                Err(why) => Err(QueuesFailed(Some(receive), why)),
-            }
-        })
-    }
-
-    fn start(
-        platform: P,
-        transport: T,
-        options: &Options,
-        queues: impl FnOnce(
-            &mut Negotiated<P, T>,
-            &QueueConfig,
-            &QueueConfig,
-        ) -> Result<Queues<P, M>, QueuesFailed<P, M>>,
-    ) -> Result<Self, InitError<T>> {
-        let found = transport.device_id();
-        if found != DeviceId::NETWORK {
-            let why = InitFailure::WrongDevice {
-                expected: DeviceId::NETWORK.0,
-                found: found.0,
-            };
-            return Err(InitError { transport, why });
-        }
-        // Those that are accepted for every driver, too.
-        let mut implemented = SUPPORTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM;
-        let legacy = transport.is_legacy();
-        if legacy {
-            implemented |= Feature::ANY_LAYOUT;
-        }
-        if let Some(feature) = (options.require - implemented).iter().next() {
-            let why = InitFailure::Features(NegotiateError::Unimplemented { feature });
-            return Err(InitError { transport, why });
-        }
-        let wish = Wish {
-            want: options.want & SUPPORTED,
-            require: options.require,
-            refuse: options.refuse,
-            requirements: REQUIREMENTS,
-            legacy: true,
-        };
-        let mut negotiated = init::reset(transport, &platform)?.negotiate(&wish)?;
-        let features = negotiated.features();
-        let (mac, mtu) = match Self::facts(&mut negotiated, options) {
-            Ok(facts) => facts,
-            Err(why) => {
-                return Err(InitError {
-                    transport: negotiated.abort().0,
-                    why,
-                });
-            }
-        };
-        let header_len = header_len(features);
-        let (receive, transmit) = queue_configs(options, header_len);
-        let (receive, transmit) = match queues(&mut negotiated, &receive, &transmit) {
-            Ok(queues) => queues,
-            Err(QueuesFailed(receive, why)) => {
-                let (transport, proof) = negotiated.abort();
-                discard(receive, proof.ok().as_ref());
-                return Err(InitError {
-                    transport,
-                    why: InitFailure::Queue(why),
-                });
-            }
-        };
-        let live = match negotiated.finish() {
-            Ok(live) => live,
-            Err(aborted) => {
-                let proof = aborted.proof.ok();
-                discard(Some(receive), proof.as_ref());
-                discard(Some(transmit), proof.as_ref());
-                return Err(InitError {
-                    transport: aborted.transport,
-                    why: aborted.why,
-                });
-            }
-        };
-        let (Ok(receive), Ok(transmit)) = (receive.start(&live), transmit.start(&live)) else {
-            // They are of this very device.
-            let why = InitFailure::Queue(QueueError::Failed);
-            let transport = match live.reset() {
-                Ok((transport, _)) => transport,
-                Err(leaked) => leaked.live.into_transport(),
-            };
-            return Err(InitError { transport, why });
-        };
-        let frame = mtu.map_or(0, |mtu| usize::from(mtu).wrapping_add(ETHERNET_HEADER));
-        // Framing requirements of the legacy interface (VIRTIO 1.4, 5.1.9.8).
-        let cut = legacy && !features.has(Feature::ANY_LAYOUT);
-        let parts = Parts {
-            rx: Receiver::new(receive, header_len, frame.max(ETHERNET_FRAME), cut),
-            tx: Transmitter::new(transmit, header_len, mtu, cut),
-            control: Control {
-                live,
-                facts: Facts {
-                    options: *options,
-                    mac,
-                    mtu,
-                },
-            },
-        };
-        Ok(Self {
-            parts: Lent::new(parts, ResetOnDrop),
-        })
-    }
-
-    /// Reads what the driver needs to know, and sets the vector for configuration changes.
-    fn facts(
-        negotiated: &mut Negotiated<P, T>,
-        options: &Options,
-    ) -> Result<(Option<[u8; 6]>, Option<u16>), InitFailure> {
-        let features = negotiated.features();
-        if let Some(vector) = options.config_vector {
-            negotiated.transport_mut().set_config_vector(Some(vector))?;
-        }
-        let platform = negotiated.platform().clone();
-        let (mac, mtu) =
-            config::consistent(negotiated.transport(), &platform, features, |reader| {
-                let mac = if features.has(F::MAC) {
-                    Some(reader.get(wire::MAC)?)
-                } else {
-                    None
-                };
-                let mtu = if features.has(F::MTU) {
-                    Some(reader.get(wire::MTU)?)
-                } else {
-                    None
-                };
-                Ok((mac, mtu))
-            })?;
-        match mtu {
-            Some(mtu) if mtu < MIN_MTU => Err(InitFailure::Configuration {
-                field: "mtu",
-                value: mtu.into(),
-            }),
-            _ => Ok((mac, mtu)),
-        }
-    }
-
     /// The receiving part.
     #[inline]
     #[must_use]
@@ -645,30 +465,6 @@ impl<P: Platform, T: Transport, M: StableBytesMut> Driver<P, T, M> {
                 why,
             )
         })
-    }
-}
-
-type Queues<P, M> = (
-    PendingQueue<P, Writable<M>>,
-    PendingQueue<P, Readable<Window<M>>>,
-);
-
-/// A queue that could not be set up, and one that had been before.
-struct QueuesFailed<P: Platform, M: StableBytesMut>(
-    Option<PendingQueue<P, Writable<M>>>,
-    QueueError,
-);
-
-impl<P: Platform, M: StableBytesMut> From<QueueError> for QueuesFailed<P, M> {
-    fn from(why: QueueError) -> Self {
-        Self(None, why)
-    }
-}
-
-/// Frees a queue of a device that was reset; without proof, it is leaked, and says so.
-fn discard<P: Platform, B: DmaBuf>(queue: Option<PendingQueue<P, B>>, proof: Option<&Quiesced>) {
-    if let (Some(queue), Some(proof)) = (queue, proof) {
-        drop(queue.close(proof));
     }
 }
 

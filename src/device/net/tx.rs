@@ -141,7 +141,8 @@ impl<P: Platform, M: StableBytesMut> Transmitter<P, M> {
     }
 
     /// Whether a frame that is one piece for the device finds room now, with headroom or without.
-    /// (A queue of one descriptor takes frames with headroom only.)
+    /// (A queue of one descriptor takes frames with headroom only, and exists only where these take
+    /// one.)
     #[inline]
     #[must_use]
     pub fn has_room(&self) -> bool {

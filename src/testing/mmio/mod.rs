@@ -25,7 +25,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 
 use super::device::FakeDevice;
-use crate::transport::mmio::MmioTransport;
+use crate::transport::mmio::{MmioError, MmioTransport};
 use crate::transport::{Doorbell, Isr, QueueIndex, Register, RegisterAccess, Registers};
 use file::File;
 
@@ -139,23 +139,22 @@ impl FakeMmio {
         Self { shared }
     }
 
-    /// The window, as a kernel has mapped it. Only this value reaches what is behind it.
+    /// The window, as a kernel has mapped it: for accesses of your own around this value.
+    ///
+    /// # Safety
+    /// They are used through this value only, or through an access that hands everything to it, and
+    /// for as long as it, or a clone, lives: there is no register behind the addresses.
     #[must_use]
-    pub fn registers(&self) -> Registers {
+    pub unsafe fn registers(&self) -> Registers {
         self.part(0..WINDOW)
     }
 
-    /// Some bytes of the window.
-    ///
-    /// # Panics
-    /// When they are not in it.
-    #[must_use]
-    pub fn part(&self, bytes: Range<usize>) -> Registers {
+    fn part(&self, bytes: Range<usize>) -> Registers {
         assert!(bytes.start <= bytes.end && bytes.end <= WINDOW);
         let base = self.shared.stand_in.lock().as_mut_ptr().cast::<u8>();
         let base = NonNull::new(base.wrapping_add(bytes.start)).unwrap();
-        // SAFETY: addresses inside memory that lives as long as the device, which nobody uses: it
-        // is reached natively by nothing but a transport that was given another access than this.
+        // SAFETY: addresses inside memory that lives as long as this value, which nobody uses: they
+        // go to a transport that has this value as its access, or to who promises as much.
         unsafe { Registers::new(base, bytes.len()) }
     }
 
@@ -165,10 +164,22 @@ impl FakeMmio {
     /// When the registers are not those of a virtio device, as after [`lie`](Self::lie).
     #[must_use]
     pub fn transport(&self) -> Option<MmioTransport<Self>> {
-        MmioTransport::with_access(self.registers(), self.clone()).unwrap()
+        self.open(0..WINDOW).unwrap()
     }
 
-    /// Has what is read from the register at `offset` changed by `lie` from now on.
+    /// A transport over some bytes of the window.
+    ///
+    /// # Errors
+    /// Those of [`MmioTransport::with_access`].
+    ///
+    /// # Panics
+    /// When the bytes are not in the window.
+    pub fn open(&self, bytes: Range<usize>) -> Result<Option<MmioTransport<Self>>, MmioError> {
+        MmioTransport::with_access(self.part(bytes), self.clone())
+    }
+
+    /// Has what is read from the register at `offset` changed by `lie` from now on. It may use this
+    /// fake, and is told the truth when it reads that register itself.
     pub fn lie(&self, offset: usize, lie: impl FnMut(u32) -> u32 + Send + 'static) {
         self.shared.lies.lock().insert(offset, Box::new(lie));
     }
@@ -204,8 +215,11 @@ impl FakeMmio {
     fn read(&self, address: usize, width: u8) -> u32 {
         let offset = self.offset(address, width);
         let mut value = self.shared.file.lock().read(offset, width);
-        if let Some(lie) = self.shared.lies.lock().get_mut(&offset) {
+        // Taken out while it is asked, as it may use this very fake.
+        let lie = self.shared.lies.lock().remove(&offset);
+        if let Some(mut lie) = lie {
             value = lie(value);
+            self.shared.lies.lock().entry(offset).or_insert(lie);
         }
         self.record(offset, width, false, value);
         value
