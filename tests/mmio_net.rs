@@ -7,16 +7,18 @@ mod wire;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use vring::buffer::Window;
+use vring::buffer::{Window, Writable};
 use vring::device::net::{Driver, F, RECEIVE_QUEUE, TRANSMIT_QUEUE};
-use vring::features::{Feature, Features};
-use vring::init::InitFailure;
+use vring::features::{Feature, Features, Wish};
+use vring::init::{self, InitFailure, QueueConfig, QueueError};
 use vring::platform::Platform;
 use vring::testing::{
-    Bouncing, Discontiguous, Fake, FakeDevice, FakeMmio, InPlace, Kind, ResetAnswer,
+    Bouncing, Discontiguous, Fake, FakeDevice, FakeMmio, InPlace, Kind, Legacy, ResetAnswer,
 };
 use vring::transport::mmio::MmioTransport;
-use vring::transport::{Doorbell, Interrupt, Isr, Register, RegisterAccess, Status, Transport};
+use vring::transport::{
+    DeviceId, Doorbell, Interrupt, Isr, QueueIndex, Register, RegisterAccess, Status, Transport,
+};
 
 use wire::{Buffer, HEADER, MAC, OFFERED, buffer, deliver, options, take};
 
@@ -459,4 +461,40 @@ fn a_transport_and_its_handles_may_go_to_other_cores() {
     assert_eq!(told, Interrupt::QUEUE);
     assert_eq!(device.kicks(RECEIVE_QUEUE), 1);
     finish(driver, &platform, &device);
+}
+
+/// Defends: MM-013. And the queue that is in use goes on.
+#[test]
+fn a_queue_that_is_set_up_twice_is_not_asked_for_its_size() {
+    let platform = InPlace::new();
+    let kinds = [(None, Features::of(&[Feature::VERSION_1]))];
+    #[cfg(target_endian = "little")]
+    let kinds = [kinds[0], (Some(Legacy::ChosenSizes), Features::EMPTY)];
+    for (legacy, features) in kinds {
+        let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK).offer(features);
+        let device = match legacy {
+            Some(legacy) => device.legacy(legacy),
+            None => device,
+        };
+        let mmio = FakeMmio::new(&device.clone().queues(&[8]));
+        let wish = Wish {
+            legacy: true,
+            ..Wish::default()
+        };
+        let reset = init::reset(mmio.transport().unwrap(), &platform).unwrap();
+        let mut negotiated = reset.negotiate(&wish).unwrap();
+        let queue = QueueIndex(0);
+        let mut make = || negotiated.queue::<Writable<Buffer>>(queue, &QueueConfig::new(8));
+        let first = make().unwrap();
+        assert_eq!(make().err(), Some(QueueError::Unavailable { queue }));
+        let live = negotiated.finish().unwrap();
+        let mut first = first.start(&live).unwrap();
+        first.submit(Writable(buffer(64))).unwrap();
+        first.kick();
+        device.serve(queue, |served, chain| served.write(chain, &[7; 3]));
+        assert_eq!(first.next_completion().unwrap().unwrap().written(), 3);
+        let (_, proof) = live.reset().unwrap();
+        assert_eq!(first.close(&proof).unwrap().count(), 0);
+        device.assert_clean();
+    }
 }

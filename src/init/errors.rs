@@ -138,7 +138,8 @@ impl<T> core::error::Error for InitError<T> {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// The device has no such queue, or says that its size is 0.
+    /// The device has no such queue, or says that its size is 0; or, over MMIO, the queue is in use:
+    /// it was made before, or firmware left it.
     Unavailable {
         /// The queue.
         queue: QueueIndex,
@@ -199,7 +200,9 @@ pub enum QueueError {
 impl fmt::Display for QueueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unavailable { queue } => write!(f, "the device has no {queue}"),
+            Self::Unavailable { queue } => {
+                write!(f, "the device has no {queue}, or it is in use already")
+            }
             Self::ZeroSize { queue } => write!(f, "{queue}: a size of 0 was asked for"),
             Self::Storage {
                 queue,

@@ -414,7 +414,8 @@ pub unsafe trait Transport {
     fn set_driver_features(&mut self, features: Features);
 
     /// The largest size of a queue, or its only one ([`is_queue_size_fixed`]); 0 when the queue
-    /// does not exist. A queue that is enabled is not asked for.
+    /// does not exist, and over MMIO when it is in use, where the size is not to be read (VIRTIO 1.4,
+    /// 4.2.3.2 and 4.2.4).
     ///
     /// [`is_queue_size_fixed`]: Self::is_queue_size_fixed
     fn max_queue_size(&mut self, queue: QueueIndex) -> u16;

@@ -7,7 +7,7 @@
 use super::transport::{MmioTransport, control};
 use crate::mmio::RegisterAccess;
 use crate::transport::{
-    LEGACY_PAGE_SIZE, QueueAreas, QueueIndex, TransportError, check_queue_size,
+    LEGACY_PAGE_SIZE, QueueAreas, QueueIndex, Transport, TransportError, check_queue_size,
 };
 
 impl<A: RegisterAccess> MmioTransport<A> {
@@ -18,7 +18,7 @@ impl<A: RegisterAccess> MmioTransport<A> {
         size: u16,
         areas: &QueueAreas,
     ) -> Result<(), TransportError> {
-        if self.access.read32(control!(self.queue_ready)) != 0 {
+        if self.selected_is_used() {
             return Err(TransportError::QueueInUse { queue });
         }
         self.check_size(queue, size)?;
@@ -56,7 +56,7 @@ impl<A: RegisterAccess> MmioTransport<A> {
         size: u16,
         areas: &QueueAreas,
     ) -> Result<(), TransportError> {
-        if self.access.read32(control!(self.queue_pfn)) != 0 {
+        if self.selected_is_used() {
             return Err(TransportError::QueueInUse { queue });
         }
         self.check_size(queue, size)?;
@@ -71,6 +71,16 @@ impl<A: RegisterAccess> MmioTransport<A> {
         } else {
             Err(TransportError::QueueNotEnabled { queue })
         }
+    }
+
+    /// Whether the device has the queue's addresses.
+    pub(super) fn selected_is_used(&self) -> bool {
+        let sign = if self.is_legacy() {
+            control!(self.queue_pfn)
+        } else {
+            control!(self.queue_ready)
+        };
+        self.access.read32(sign) != 0
     }
 
     fn check_size(&self, queue: QueueIndex, size: u16) -> Result<(), TransportError> {

@@ -217,6 +217,9 @@ unsafe impl<A: RegisterAccess> Transport for MmioTransport<A> {
 
     fn max_queue_size(&mut self, queue: QueueIndex) -> u16 {
         self.select(queue);
+        if self.selected_is_used() {
+            return 0;
+        }
         self.selected_max()
     }
 
