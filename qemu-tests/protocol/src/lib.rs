@@ -94,6 +94,9 @@ pub struct Options {
     /// `batches=2048`: packets that the guest sends at the end in batches, each of another size, and
     /// counts what leaves the virtual machine (0: none).
     pub batches: u32,
+    /// `awaited=256`: packets that the guest sends with each of its executors, where the device
+    /// interrupts (0: none).
+    pub awaited: u32,
     /// `suite=net` or another name that the guest knows: `interrupts` tries them and talks to nobody
     /// but the gateway, `boot` runs no device.
     pub suite: String,
@@ -113,6 +116,7 @@ impl Default for Options {
             indirect: true,
             pieces: 24,
             batches: 0,
+            awaited: 256,
             suite: "net".into(),
         }
     }
@@ -141,6 +145,7 @@ impl Options {
                 "indirect" if matches!(value, "on" | "off") => options.indirect = value == "on",
                 "pieces" => options.pieces = value.parse().map_err(|_| word)?,
                 "batches" => options.batches = value.parse().map_err(|_| word)?,
+                "awaited" => options.awaited = value.parse().map_err(|_| word)?,
                 "suite" => options.suite = value.into(),
                 _ => return Err(word.into()),
             }
@@ -153,7 +158,7 @@ impl Options {
     pub fn to_command_line(&self) -> String {
         alloc::format!(
             "ip={} gw={} ping={} queue_size={} interrupts={} idle={} require={} refuse={} \
-             indirect={} pieces={} batches={} suite={}",
+             indirect={} pieces={} batches={} awaited={} suite={}",
             self.ip,
             self.gateway,
             self.ping,
@@ -165,6 +170,7 @@ impl Options {
             if self.indirect { "on" } else { "off" },
             self.pieces,
             self.batches,
+            self.awaited,
             self.suite
         )
     }
@@ -424,6 +430,29 @@ pub enum Event {
         /// Times that the processor was halted.
         halts: u64,
     },
+    /// What packets took that tasks sent and awaited: see [`Options::awaited`].
+    Awaited {
+        /// `embassy`, or `block_on`: one future.
+        executor: String,
+        /// Packets sent, each answered.
+        packets: u32,
+        /// Polls of futures that the executor made.
+        polls: u64,
+        /// Times that the processor was halted because nobody was to be polled.
+        halts: u64,
+        /// Interrupts for queues.
+        interrupts: u64,
+        /// Times that a task slept until there was room to send.
+        waits_for_room: u32,
+        /// Times that the clock woke a task.
+        ticks: u32,
+        /// Changes of the configuration that were awaited.
+        config_changes: u32,
+        /// Futures that were dropped in flight.
+        dropped: u32,
+        /// Futures that were forgotten in flight.
+        forgotten: u32,
+    },
     /// The last counts, after the device was reset.
     Counters {
         /// Each queue.
@@ -484,6 +513,7 @@ mod tests {
             indirect: false,
             pieces: 3,
             batches: 9,
+            awaited: 11,
             ..Options::default()
         };
         assert_eq!(Options::parse(&options.to_command_line()), Ok(options));

@@ -14,6 +14,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
+use spin::Once;
+use vring::adapter::futures::Notifier;
 use vring::transport::pci::{Address, ConfigAccess as _, MsixError, PciTransport};
 use vring::transport::{Interrupt, RegisterAccess, Transport};
 
@@ -25,9 +27,18 @@ const COMMAND: u16 = 0x04;
 /// See [`COMMAND`].
 const INTX_DISABLE: u16 = 1 << 10;
 
+/// Whom a device's handlers wake: the tasks that wait for each queue, and for the configuration.
+pub(crate) struct Wakes {
+    /// By the queue's index.
+    pub(crate) queues: [Notifier; 2],
+    /// Of the configuration.
+    pub(crate) config: Notifier,
+}
+
 /// What the handlers of a device note.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Noted {
+    wakes: Once<Wakes>,
     /// Interrupts for queues.
     queues: AtomicU64,
     /// Interrupts for the configuration.
@@ -48,6 +59,20 @@ impl Noted {
             .map(|count| count.load(Ordering::Relaxed))
             .iter()
             .sum()
+    }
+
+    /// Wakes who waits for these queues.
+    fn wake_queues(&self, mut which: impl FnMut(u16) -> bool) {
+        let queues = self.wakes.get().into_iter().flat_map(|wakes| &wakes.queues);
+        let which = (0..).zip(queues).filter(|(queue, _)| which(*queue));
+        which.for_each(|(_, notifier)| notifier.wake());
+    }
+
+    /// Wakes who waits for the configuration.
+    fn wake_config(&self) {
+        if let Some(wakes) = self.wakes.get() {
+            wakes.config.wake();
+        }
     }
 }
 
@@ -162,12 +187,18 @@ impl DeviceInterrupts {
         for entry in 0..=last.map_or(config, |last| last.max(config)) {
             let noted = noted.clone();
             let has_queue = of_queues.as_ref().is_some_and(|all| all.contains(&entry));
+            let served = of_queues.clone();
             let vector = interrupts::allocate(move || {
-                Noted::add(match (has_queue, entry == config) {
-                    (true, true) => &noted.either,
-                    (true, false) => &noted.queues,
-                    (false, _) => &noted.config,
-                });
+                match (has_queue, entry == config) {
+                    (true, true) => Noted::add(&noted.either),
+                    (true, false) => Noted::add(&noted.queues),
+                    (false, _) => Noted::add(&noted.config),
+                }
+                let served = served.as_deref().unwrap_or_default();
+                noted.wake_queues(|queue| served.get(usize::from(queue)) == Some(&entry));
+                if entry == config {
+                    noted.wake_config();
+                }
             });
             let vector = vector.ok_or(InterruptError::NoVector)?;
             let message = arch::message(vector).ok_or(InterruptError::NoMessage)?;
@@ -201,9 +232,11 @@ impl DeviceInterrupts {
                 let why = isr.ack();
                 if why.contains(Interrupt::QUEUE) {
                     Noted::add(&noted.queues);
+                    noted.wake_queues(|_| true);
                 }
                 if why.contains(Interrupt::CONFIG) {
                     Noted::add(&noted.config);
+                    noted.wake_config();
                 }
                 if why.is_empty() {
                     Noted::add(&noted.foreign);
@@ -300,6 +333,11 @@ impl DeviceInterrupts {
             Mode::Line(hook) => alloc::vec![hook.vector()],
             Mode::Poll => Vec::new(),
         }
+    }
+
+    /// Has the handlers wake tasks from now on: to be said once, before anybody sleeps.
+    pub(crate) fn wake(&self, wakes: Wakes) {
+        self.noted.wakes.call_once(|| wakes);
     }
 
     /// Interrupts for queues so far.

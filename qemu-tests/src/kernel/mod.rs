@@ -7,6 +7,7 @@ mod memory;
 pub(crate) mod arch;
 pub(crate) mod clock;
 pub(crate) mod device_interrupts;
+pub(crate) mod executor;
 pub(crate) mod idle;
 pub(crate) mod interrupts;
 pub(crate) mod pci;

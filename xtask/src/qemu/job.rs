@@ -106,6 +106,8 @@ pub(crate) struct Job {
     pub(crate) device_sizes: (u16, u16),
     /// How many pings the command line asks for.
     pub(crate) guest_pings: u32,
+    /// Packets that the guest sends with each of its executors, where the device interrupts.
+    pub(crate) awaited: u32,
     pub(crate) link: Link,
     pub(crate) load: Load,
     /// Of a run without a failure only the serial log is brought home.

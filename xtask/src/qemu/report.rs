@@ -128,6 +128,28 @@ pub(crate) struct Waiting {
     pub(crate) halts: u64,
 }
 
+/// What packets took that one of the guest's executors sent and awaited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Awaited {
+    pub(crate) executor: String,
+    pub(crate) packets: u32,
+    /// Polls of futures.
+    pub(crate) polls: u64,
+    /// Halts of the processor.
+    pub(crate) halts: u64,
+    /// Interrupts for queues.
+    pub(crate) interrupts: u64,
+    /// Times that a task slept until there was room to send.
+    pub(crate) waits_for_room: u32,
+    /// Times that the clock woke a task.
+    pub(crate) ticks: u32,
+    /// Changes of the configuration.
+    pub(crate) config_changes: u32,
+    /// Futures that were dropped in flight, and forgotten.
+    pub(crate) dropped: u32,
+    pub(crate) forgotten: u32,
+}
+
 /// Features that are asked for and that the back end does not have: a fact, and no failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NotOffered {
@@ -297,6 +319,9 @@ pub(crate) struct Findings {
     /// And its ways to wait.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) waiting: Vec<Waiting>,
+    /// The guest's packets that tasks awaited, with each executor.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) awaited: Vec<Awaited>,
     pub(crate) tests: Tests,
     pub(crate) duration_s: BTreeMap<String, f64>,
 }
@@ -423,6 +448,7 @@ mod tests {
         report.findings.features = Some(Features::default());
         report.findings.counters = Some(Counters::default());
         report.findings.batches.push(Batch::default());
+        report.findings.awaited.push(Awaited::default());
         let json = serde_json::to_value(&report).unwrap();
         for pointer in [
             "/schema",
@@ -468,6 +494,11 @@ mod tests {
             "/batches/0/suppressed_kicks",
             "/batches/0/interrupts",
             "/batches/0/register_accesses",
+            "/awaited/0/executor",
+            "/awaited/0/packets",
+            "/awaited/0/polls",
+            "/awaited/0/halts",
+            "/awaited/0/interrupts",
             "/duration_s",
             "/artifacts",
         ] {

@@ -378,6 +378,21 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
             batch.register_accesses
         )?;
     }
+    for row in &found.awaited {
+        writeln!(
+            out,
+            "awaited    {} packets by {}: {} polls, {} halts, {} interrupts, {} waits for room, \
+             {} futures dropped, {} forgotten",
+            row.packets,
+            row.executor,
+            row.polls,
+            row.halts,
+            row.interrupts,
+            row.waits_for_room,
+            row.dropped,
+            row.forgotten
+        )?;
+    }
     if !found.tests.passed.is_empty() || !found.tests.failed.is_empty() {
         writeln!(
             out,

@@ -12,7 +12,7 @@
 //! | `init_interrupts(&Firmware)` | the interrupt controllers, everything masked |
 //! | `memory::{map_device, guard_boot_stack, HIGHEST}` | the identity map beyond what boot made |
 //! | `clock::{counter, frequency}` | a counter that never stops, and its counts a second |
-//! | `cpu::{disable_interrupts, enable_interrupts, enable_interrupts_and_wait}` | this processor |
+//! | `cpu::{disable_interrupts, enable_interrupts, enable_interrupts_and_wait, interrupts_enabled}` | this processor |
 //! | `timer::{start, set, silence}` | one interrupt, once a deadline |
 //! | `VECTORS` | the numbers that `interrupts::allocate` hands out |
 //! | `message(Vector) -> Option<Message>` | the MSI-X message that raises a vector |

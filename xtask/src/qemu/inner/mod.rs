@@ -4,6 +4,7 @@
 //! what it saw. Everything found goes home through an [`Outlet`], piece by piece, so that a run
 //! that is cut off still tells how far it came.
 
+mod awaited;
 mod capture;
 mod command;
 mod exercises;
@@ -14,6 +15,7 @@ mod tracer;
 mod traffic;
 mod verdict;
 mod wish;
+mod wishes;
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -280,13 +282,7 @@ impl Run<'_> {
         live.dump_rings(&self.findings, "end", limit)?;
         let endpoints = live.endpoints(self.job, limit)?;
         super::peer::stream::finish(endpoints.control, self.deadline.within(END_SECONDS))?;
-        serial.wait(
-            "the guest's last word",
-            Deadline::seconds(END_SECONDS),
-            self.outlet,
-            verdict::done,
-        )?;
-        Ok(())
+        self.grant_until_done(live, serial, END_SECONDS)
     }
 
     fn versions(&mut self) {

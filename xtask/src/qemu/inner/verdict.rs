@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 
 use vring_protocol::{EXIT_FAILED, EXIT_OK, Event, QueueCounters, VERSION, exit_status};
 
+use super::awaited;
 use super::command::{STRACE_LOG, TRACE_LOG};
 use super::exercises;
 use super::serial::Serial;
@@ -159,6 +160,7 @@ pub(super) fn judge(
     } else if whole {
         links(&mut failures, job, findings);
         failures.extend(wish::sizes(job, findings));
+        failures.extend(awaited::judge(job, findings));
         steps_taken(&mut failures, findings);
     } else if job.suite == Suite::Net {
         findings.skipped.extend(not_reached(findings));
@@ -312,7 +314,7 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
                     queues: queues.clone(),
                 });
             }
-            _ => {}
+            other => findings.awaited.extend(awaited::take(other)),
         }
     }
     // Where only the guest can ping, its pings are the ones that count.

@@ -23,6 +23,7 @@ pub(crate) fn job() -> Job {
         queue_size: 256,
         device_sizes: (256, 256),
         guest_pings: 100,
+        awaited: 0,
         link: Link::User,
         load: Load {
             pings: 100,

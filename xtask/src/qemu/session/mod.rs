@@ -303,6 +303,7 @@ impl Site {
             queue_size: how.queue_size,
             device_sizes: sizes,
             guest_pings: options.ping,
+            awaited: options.awaited,
             link: match self.mode {
                 Mode::Native | Mode::Nested => Link::VhostTap,
                 Mode::Off => Link::User,

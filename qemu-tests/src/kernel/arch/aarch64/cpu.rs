@@ -5,6 +5,11 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use aarch64_cpu::asm::wfi;
 use aarch64_cpu::registers::{DAIF, Readable, Writeable};
 
+/// Whether it takes interrupts.
+pub(crate) fn interrupts_enabled() -> bool {
+    !DAIF.is_set(DAIF::I)
+}
+
 /// Takes no interrupts from here on.
 pub(crate) fn disable_interrupts() {
     DAIF.write(DAIF::D::Masked + DAIF::A::Masked + DAIF::I::Masked + DAIF::F::Masked);

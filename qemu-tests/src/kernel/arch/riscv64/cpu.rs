@@ -3,6 +3,11 @@
 use riscv::asm::wfi;
 use riscv::register::sstatus;
 
+/// Whether it takes interrupts.
+pub(crate) fn interrupts_enabled() -> bool {
+    sstatus::read().sie()
+}
+
 /// Takes no interrupts from here on.
 pub(crate) fn disable_interrupts() {
     // SAFETY: the flag is this module's, and whoever asks for this wants it.

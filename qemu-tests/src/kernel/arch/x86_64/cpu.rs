@@ -2,6 +2,11 @@
 
 use x86_64::instructions::interrupts as flag;
 
+/// Whether it takes interrupts.
+pub(crate) fn interrupts_enabled() -> bool {
+    flag::are_enabled()
+}
+
 /// Takes no interrupts from here on.
 pub(crate) fn disable_interrupts() {
     flag::disable();
