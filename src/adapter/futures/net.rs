@@ -8,7 +8,7 @@ use core::fmt;
 use core::future::{Future, poll_fn};
 use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
-use core::task::{Context, Poll, Waker};
+use core::task::{Context, Poll};
 
 use super::bell::{Bell, Busy, Notifier};
 use super::config::ConfigChanges;
@@ -41,34 +41,32 @@ impl Waiter {
         Notifier(self.bell.clone())
     }
 
-    /// Puts the waker down. False, and the task will be polled again, when somebody is at it.
-    fn sit(&self, waker: &Waker) -> bool {
-        match self.bell.sit(0, waker) {
-            Ok(_) => true,
-            Err(Busy) => {
-                waker.wake_by_ref();
-                false
+    /// Polls a half: until `attempt` has a result, or `arm`, which looks once more, finds nothing new.
+    fn poll<H, R>(
+        &mut self,
+        half: &mut H,
+        cx: &Context<'_>,
+        mut attempt: impl FnMut(&mut H) -> Option<R>,
+        arm: impl Fn(&mut H) -> bool,
+    ) -> Poll<R> {
+        // None in a row, unless this one is ready, too.
+        let in_a_row = core::mem::take(&mut self.in_a_row);
+        let rounds = if in_a_row < IN_A_ROW { ROUNDS } else { 0 };
+        for _ in 0..rounds {
+            if let Some(result) = attempt(half) {
+                self.in_a_row = in_a_row.saturating_add(1);
+                return Poll::Ready(result);
+            }
+            // Put the waker down first, then look once more.
+            match self.bell.sit(0, cx.waker()) {
+                Ok(_) if arm(half) => {}
+                Ok(_) => return Poll::Pending,
+                Err(Busy) => break,
             }
         }
-    }
-
-    /// Whether another task is due; this one will be polled again.
-    fn is_tired(&mut self, waker: &Waker) -> bool {
-        let tired = self.in_a_row >= IN_A_ROW;
-        if tired {
-            self.in_a_row = 0;
-            waker.wake_by_ref();
-        }
-        tired
-    }
-
-    fn ready<T>(&mut self, value: T) -> Poll<T> {
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        Poll::Ready(value)
-    }
-
-    fn pending<T>(&mut self) -> Poll<T> {
-        self.in_a_row = 0;
+        // Another task is due, the device is faster than this, or somebody is at the waker: this
+        // task is polled again.
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
@@ -163,29 +161,18 @@ where
     /// # Errors
     /// [`ReceiveError`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Window<M>, ReceiveError>> {
-        let Self { half, waiter } = self;
-        let waker = cx.waker();
-        if waiter.is_tired(waker) {
-            return Poll::Pending;
-        }
-        for _ in 0..ROUNDS {
-            match half.receive() {
-                Ok(Some(frame)) => return waiter.ready(Ok(frame)),
-                Ok(None) => {}
-                Err(fault) => return waiter.ready(Err(fault.into())),
+        let attempt = |half: &mut R| match half.receive() {
+            Ok(Some(frame)) => Some(Ok(frame)),
+            Ok(None) => {
+                let room = half.room();
+                (room == half.size()).then_some(Err(ReceiveError::NoBuffers { room }))
             }
-            let room = half.room();
-            if room == half.size() {
-                return waiter.ready(Err(ReceiveError::NoBuffers { room }));
-            }
+            Err(fault) => Some(Err(fault.into())),
+        };
+        self.waiter.poll(&mut self.half, cx, attempt, |half| {
             half.kick();
-            // Put the waker down first, then look once more: `arm` does.
-            if !waiter.sit(waker) || !half.arm() {
-                return waiter.pending();
-            }
-        }
-        waker.wake_by_ref();
-        waiter.pending()
+            half.arm()
+        })
     }
 }
 
@@ -274,30 +261,19 @@ where
     /// Waits until `attempt` has a result; it is tried when buffers have come back.
     fn poll_with<R>(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         mut attempt: impl FnMut(&mut Transmitter<P, M>) -> Option<R>,
     ) -> Poll<R> {
         let Self { half, back, waiter } = self;
-        let waker = cx.waker();
-        if waiter.is_tired(waker) {
-            return Poll::Pending;
-        }
-        for _ in 0..ROUNDS {
-            if let Some(result) = attempt(half) {
-                return waiter.ready(result);
-            }
+        let attempt = |half: &mut T| match attempt(half) {
             // A fault is found again by the attempt, and said.
-            if !matches!(half.reclaim(&mut *back), Ok(0)) {
-                continue;
-            }
+            None if half.reclaim(&mut *back) != Ok(0) => attempt(half),
+            result => result,
+        };
+        waiter.poll(half, cx, attempt, |half| {
             half.kick();
-            // Put the waker down first, then look once more: `arm` does.
-            if !waiter.sit(waker) || !half.arm() {
-                return waiter.pending();
-            }
-        }
-        waker.wake_by_ref();
-        waiter.pending()
+            half.arm()
+        })
     }
 }
 
