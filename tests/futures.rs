@@ -38,6 +38,7 @@ use std::cell::{Cell, RefCell};
 use vring::adapter::futures::{ConfigChanges, Finished, InFlight, Notifier, Queue, Unclaimed};
 use vring::features::{Feature, Features};
 use vring::init::{Live, QueueConfig};
+use vring::platform::Direction;
 use vring::testing::{Bouncing, Chain, Fake, FakeDevice, FakeTransport, InPlace, Kind};
 use vring::virtqueue::{Fault, Reject};
 
@@ -52,6 +53,7 @@ struct Rig<K: Kind> {
     live: RefCell<Live<Fake<K>, FakeTransport>>,
     queue: Queue<Fake<K>, Chunks>,
     handler: Notifier,
+    maker: RefCell<Maker>,
     /// Interrupts that the handler has seen.
     seen: Cell<usize>,
 }
@@ -66,8 +68,22 @@ impl<K: Kind> Rig<K> {
             live: RefCell::new(rig.live),
             handler: queue.notifier(),
             queue,
+            maker: RefCell::new(rig.maker),
             seen: Cell::new(0),
         }
+    }
+
+    fn chunks(&self, shape: &[(Direction, usize)]) -> Chunks {
+        self.maker.borrow_mut().chunks(shape)
+    }
+
+    fn chain(&self, pieces: usize) -> Chunks {
+        self.maker.borrow_mut().chain(pieces)
+    }
+
+    /// Buffers that are somewhere.
+    fn alive(&self) -> usize {
+        self.maker.borrow().alive()
     }
 
     fn submit(&self, buf: Chunks) -> InFlight<'_, Fake<K>, Chunks> {
@@ -128,7 +144,8 @@ impl<K: Kind> Rig<K> {
 
     /// Resets the device: so many buffers were in the queue, and so many nobody fetched; none is
     /// lost, nothing is leaked.
-    fn finish(self, maker: &Maker, in_queue: usize, not_fetched: usize) {
+    fn finish(self, in_queue: usize, not_fetched: usize) {
+        let maker = self.maker.into_inner();
         let (queue, unclaimed) = self.queue.into_inner();
         let unclaimed: Vec<_> = unclaimed.collect();
         assert_eq!(unclaimed.len(), not_fetched);
@@ -154,11 +171,10 @@ fn a_future_is_ready_with_its_own_buffer_in_whatever_order_they_come() {
 
 fn own_buffer<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(16, 65_530));
-    let mut maker = Maker::new();
-    for round in 0..scaled(20, 3) {
+    for round in 0..scaled(20, 2) {
         let mut tasks: Vec<_> = (0..5)
             .map(|i| {
-                let buf = maker.chunks(&[(R, 3 + i), (W, 9)]);
+                let buf = rig.chunks(&[(R, 3 + i), (W, 9)]);
                 (buf.number, rig.round(buf))
             })
             .collect();
@@ -183,9 +199,9 @@ fn own_buffer<K: Kind>(platform: &Fake<K>, ring: Ring) {
             done.buf().check(9);
         }
     }
-    assert_eq!(maker.alive(), 0);
+    assert_eq!(rig.alive(), 0);
     assert!(rig.unclaimed().is_empty());
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -195,9 +211,8 @@ fn futures_that_are_awaited_together_cost_one_notification() {
 
 fn one_notification<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(8, 65_533));
-    let mut maker = Maker::new();
     let mut tasks: Vec<_> = (0..4)
-        .map(|_| Task::new(rig.submit(maker.chunks(&[(W, 4)]))))
+        .map(|_| Task::new(rig.submit(rig.chunks(&[(W, 4)]))))
         .collect();
     assert_eq!(rig.device.kicks(Q), 0, "nobody sleeps yet");
     assert_eq!(rig.take().len(), 0, "nothing is published yet");
@@ -209,7 +224,7 @@ fn one_notification<K: Kind>(platform: &Fake<K>, ring: Ring) {
         let _ = task.wakes_up();
     }
     // Who waits for something else kicks first.
-    let last = rig.submit(maker.chunks(&[(W, 4)]));
+    let last = rig.submit(rig.chunks(&[(W, 4)]));
     rig.queue.kick();
     rig.device.assert_kicked(Q);
     let kicks = rig.device.kicks(Q);
@@ -218,7 +233,7 @@ fn one_notification<K: Kind>(platform: &Fake<K>, ring: Ring) {
     assert_eq!(rig.serve(), 1);
     let _ = Task::new(last).ready();
     drop(tasks);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -228,15 +243,14 @@ fn who_does_not_sleep_asks_for_no_interrupt() {
 
 fn no_interrupt<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(8, 0));
-    let mut maker = Maker::new();
     for _ in 0..scaled(20, 4) {
-        let future = rig.submit(maker.chunks(&[(W, 4)]));
+        let future = rig.submit(rig.chunks(&[(W, 4)]));
         rig.queue.kick();
         rig.serve();
         let _ = Task::new(future).ready();
     }
     assert_eq!(rig.device.interrupts(), 0);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -248,11 +262,10 @@ fn replies<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // Kept in the value, just so, and on the heap; odd, so that nothing is aligned by luck.
     for size in [1, 16, 17, 39] {
         let rig = Rig::new(platform, ring.features, &config(16, 65_530).cells(5, size));
-        let mut maker = Maker::new();
         let mut tasks = Vec::new();
         // Slots are used again while their last replies are still there.
-        for i in 0..12_u8 {
-            let buf = maker.chunks(&[(R, 1)]);
+        for i in 0..scaled(12, 3) as u8 {
+            let buf = rig.chunks(&[(R, 1)]);
             let future = rig.queue.try_submit_with(&[i; 5], buf).unwrap();
             let mut task = Task::new(future);
             task.sleeps();
@@ -277,19 +290,19 @@ fn replies<K: Kind>(platform: &Fake<K>, ring: Ring) {
         }
         drop(tasks);
         // Through a line, and without a header.
-        let buf = maker.chunks(&[(R, 1)]);
+        let buf = rig.chunks(&[(R, 1)]);
         let mut task = Task::new(async { rig.queue.submit_with((), buf).await.unwrap().await });
         task.sleeps();
         rig.serve();
         assert!(task.wakes_up().unwrap().reply::<u8>().is_some());
         drop(task);
         // A chain without cells has none.
-        let mut task = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
+        let mut task = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
         task.sleeps();
         rig.serve();
         assert_eq!(task.wakes_up().unwrap().reply::<u8>(), None);
         drop(task);
-        rig.finish(&maker, 0, 0);
+        rig.finish(0, 0);
     }
 }
 
@@ -300,10 +313,9 @@ fn what_is_not_fetched_yet_survives_that_its_slot_is_used_again() {
 
 fn late<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_534));
-    let mut maker = Maker::new();
     let mut slow = Vec::new();
     for _ in 0..scaled(40, 9) {
-        let buf = maker.chunks(&[(R, 2), (W, 6)]);
+        let buf = rig.chunks(&[(R, 2), (W, 6)]);
         slow.push((buf.number, Task::new(rig.submit(buf))));
         rig.queue.kick();
         rig.serve();
@@ -320,7 +332,7 @@ fn late<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let numbers: Vec<_> = kept.iter().map(|(number, _)| *number).collect();
     drop(kept);
     assert_eq!(rig.unclaimed(), numbers);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -330,10 +342,7 @@ fn a_loop_that_polls_wakes_those_whose_buffers_have_come_and_no_others() {
 
 fn reaped<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(32, 65_530));
-    let mut maker = Maker::new();
-    let mut tasks: Vec<_> = (0..14)
-        .map(|_| rig.round(maker.chunks(&[(W, 1)])))
-        .collect();
+    let mut tasks: Vec<_> = (0..14).map(|_| rig.round(rig.chunks(&[(W, 1)]))).collect();
     tasks.iter_mut().for_each(Task::sleeps);
     let mut chains = rig.take().into_iter();
     rig.device.with_queue(Q, |queue| {
@@ -357,7 +366,7 @@ fn reaped<K: Kind>(platform: &Fake<K>, ring: Ring) {
         let _ = task.wakes_up();
     }
     drop(tasks);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -368,16 +377,15 @@ fn a_fault_ends_all_waiting_and_buffers_come_back_from_the_reset() {
 fn fault<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_534));
     rig.device.violations().set_lenient();
-    let mut maker = Maker::new();
-    let mut ready = Task::new(rig.submit(maker.chunks(&[(W, 3)])));
+    let mut ready = Task::new(rig.submit(rig.chunks(&[(W, 3)])));
     ready.sleeps();
     rig.serve();
     assert_eq!(rig.queue.reap(), Ok(1));
     let mut waiting: Vec<_> = (0..4)
-        .map(|_| Task::new(rig.submit(maker.chunks(&[(W, 1)]))))
+        .map(|_| Task::new(rig.submit(rig.chunks(&[(W, 1)]))))
         .collect();
     waiting.iter_mut().for_each(Task::sleeps);
-    let mut for_room = Task::new(rig.queue.submit(maker.chunks(&[(W, 1)])));
+    let mut for_room = Task::new(rig.queue.submit(rig.chunks(&[(W, 1)])));
     for_room.sleeps();
     // Nobody sent it 77.
     rig.device.with_queue(Q, |queue| queue.forge_used(77, 0));
@@ -412,12 +420,11 @@ fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
         features |= Feature::RING_RESET;
     }
     let rig = Rig::new(platform, features, &config(4, 0));
-    let mut maker = Maker::new();
     let mut waiting: Vec<_> = (0..4)
-        .map(|_| Task::new(rig.submit(maker.chunks(&[(W, 1)]))))
+        .map(|_| Task::new(rig.submit(rig.chunks(&[(W, 1)]))))
         .collect();
     waiting.iter_mut().for_each(Task::sleeps);
-    let mut for_room = Task::new(rig.queue.submit(maker.chunks(&[(W, 1)])));
+    let mut for_room = Task::new(rig.queue.submit(rig.chunks(&[(W, 1)])));
     for_room.sleeps();
     let mut old = waiting.remove(0);
     let mut queue = rig.queue.take().unwrap();
@@ -446,19 +453,19 @@ fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
     assert!(rig.queue.put(queue).is_ok());
     // A future from before is not taken for one of now, in the same slot.
     if restarts {
-        let mut new = rig.round(maker.chunks(&[(W, 2)]));
+        let mut new = rig.round(rig.chunks(&[(W, 2)]));
         new.sleeps();
         assert_eq!(old.wakes_up().unwrap_err(), Fault::Stopped);
         rig.serve();
         let _ = new.wakes_up();
         drop((old, new));
-        rig.finish(&maker, 0, 0);
+        rig.finish(0, 0);
     } else {
         drop(old);
         // What was in it comes back, and is nobody's.
         assert_eq!(rig.serve(), 4);
         assert_eq!(rig.unclaimed().len(), 4);
-        rig.finish(&maker, 0, 0);
+        rig.finish(0, 0);
     }
 }
 
@@ -466,13 +473,12 @@ fn taken<K: Kind>(platform: &Fake<K>, ring: Ring, restarts: bool) {
 #[test]
 fn a_queue_is_put_only_where_none_is() {
     let platform = InPlace::new();
-    let maker = Maker::new();
     let ring = Ring::SPLIT;
     let rig = Rig::new(&platform, ring.features, &config(4, 0));
     let other = rig::Rig::new(&platform, ring.features, &config(4, 0));
     let other_queue = rig.queue.put(other.queue).unwrap_err();
     assert_eq!(stop(other.live, other_queue).len(), 0);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -482,9 +488,8 @@ fn bug_class_73_a_wake_up_for_nothing_does_nothing() {
 
 fn spurious<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 0));
-    let mut maker = Maker::new();
     rig.handler.wake();
-    let mut task = rig.round(maker.chunks(&[(W, 1)]));
+    let mut task = rig.round(rig.chunks(&[(W, 1)]));
     rig.handler.wake();
     task.sleeps();
     for _ in 0..3 {
@@ -497,7 +502,7 @@ fn spurious<K: Kind>(platform: &Fake<K>, ring: Ring) {
     drop(task);
     // The queue may be gone.
     let handler = rig.handler.clone();
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
     handler.wake();
 }
 
@@ -515,16 +520,10 @@ fn what_crosses_cores_may_cross_cores() {
     shared::<ConfigChanges>();
     let platform = InPlace::new();
     let rig = Rig::new(&platform, Ring::SPLIT.features, &config(4, 0));
-    let mut maker = Maker::new();
-    let future = async {
-        rig.queue
-            .submit(maker.chunks(&[(W, 1)]))
-            .await
-            .unwrap()
-            .await
-    };
+    let (queue, buf) = (&rig.queue, rig.chunks(&[(W, 1)]));
+    let future = async move { queue.submit(buf).await.unwrap().await };
     sent_value(&future);
     drop(future);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
     let _ = Bouncing::new();
 }

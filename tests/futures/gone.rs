@@ -4,7 +4,7 @@ use vring::adapter::futures::Unclaimed;
 use vring::testing::{Fake, InPlace, Kind};
 
 use super::Rig;
-use super::rig::{Maker, R, W, config, scaled};
+use super::rig::{R, W, config, scaled};
 use super::support::Ring;
 use super::tasks::Task;
 
@@ -51,8 +51,7 @@ fn bug_class_49_a_future_that_is_forgotten_at_any_time_leaves_its_buffer_and_its
 fn ended<K: Kind>(platform: &Fake<K>, ring: Ring, end: End) {
     for when in WHEN {
         let rig = Rig::new(platform, ring.features, &config(2, 65_535));
-        let mut maker = Maker::new();
-        let buf = maker.chunks(&[(R, 2), (W, 3)]);
+        let buf = rig.chunks(&[(R, 2), (W, 3)]);
         let number = buf.number;
         let mut task = Task::new(rig.submit(buf));
         let woken = match when {
@@ -74,7 +73,7 @@ fn ended<K: Kind>(platform: &Fake<K>, ring: Ring, end: End) {
             }
         };
         assert_eq!(task.is_woken(), woken, "{when:?}");
-        let mut next = (when == When::Late).then(|| rig.round(maker.chunks(&[(W, 1)])));
+        let mut next = (when == When::Late).then(|| rig.round(rig.chunks(&[(W, 1)])));
         next.iter_mut().for_each(Task::sleeps);
         match end {
             End::Drop => drop(task),
@@ -100,14 +99,14 @@ fn ended<K: Kind>(platform: &Fake<K>, ring: Ring, end: End) {
         assert!(rig.queue.next_unclaimed().is_none());
         assert_eq!(rig.free(), 2, "{when:?}");
         // All slots work as before.
-        for _ in 0..4 {
-            let mut both = [(); 2].map(|()| rig.round(maker.chunks(&[(W, 1)])));
+        for _ in 0..scaled(4, 1) {
+            let mut both = [(); 2].map(|()| rig.round(rig.chunks(&[(W, 1)])));
             both.iter_mut().for_each(Task::sleeps);
             assert_eq!(rig.serve(), 2);
             both.iter_mut().for_each(|task| drop(task.wakes_up()));
         }
         drop(next);
-        rig.finish(&maker, 0, kept);
+        rig.finish(0, kept);
     }
 }
 
@@ -118,9 +117,8 @@ fn bug_class_49_what_a_gone_future_left_with_the_device_comes_back_from_the_rese
 
 fn left_with_the_device<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_534));
-    let mut maker = Maker::new();
     for i in 0..4 {
-        let mut task = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
+        let mut task = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
         if i % 2 == 0 {
             task.sleeps();
         }
@@ -131,7 +129,7 @@ fn left_with_the_device<K: Kind>(platform: &Fake<K>, ring: Ring) {
         }
     }
     rig.device.assert_kicked(super::Q);
-    rig.finish(&maker, 4, 0);
+    rig.finish(4, 0);
 }
 
 #[test]
@@ -141,12 +139,11 @@ fn bug_class_50_no_number_of_dropped_or_forgotten_futures_takes_a_slot_away() {
 
 fn many_gone<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_500));
-    let mut maker = Maker::new();
     let mut forgotten = 0;
-    for i in 0..scaled(300, 8) {
+    for i in 0..scaled(300, 4) {
         // One slot is left to who waits.
         for _ in 0..3 {
-            let mut task = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
+            let mut task = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
             match i % 4 {
                 0 => drop(task),
                 1 => {
@@ -164,15 +161,15 @@ fn many_gone<K: Kind>(platform: &Fake<K>, ring: Ring) {
                 }
             }
         }
-        let mut task = rig.round(maker.chunks(&[(W, 2)]));
+        let mut task = rig.round(rig.chunks(&[(W, 2)]));
         task.sleeps();
         assert_eq!(rig.serve(), 4);
         assert_eq!(task.wakes_up().written(), 2);
         let unclaimed = if i % 4 < 2 { 3 } else { 0 };
         assert_eq!(rig.unclaimed().len(), unclaimed);
     }
-    assert_eq!(maker.alive(), forgotten);
-    rig.finish(&maker, 0, forgotten);
+    assert_eq!(rig.alive(), forgotten);
+    rig.finish(0, forgotten);
 }
 
 /// What becomes of the task that was there first.
@@ -202,9 +199,8 @@ fn relies<K: Kind>(platform: &Fake<K>, ring: Ring) {
         // The other one sleeps last, so that it armed the queue, or first.
         for first in [true, false] {
             let rig = Rig::new(platform, ring.features, &config(4, 65_534));
-            let mut maker = Maker::new();
-            let mut a = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
-            let mut b = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
+            let mut a = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
+            let mut b = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
             if first {
                 a.sleeps();
             }
@@ -231,7 +227,7 @@ fn relies<K: Kind>(platform: &Fake<K>, ring: Ring) {
             rig.complete(last);
             assert_eq!(b.wakes_up().unwrap().buf().number, 2);
             drop((a, b));
-            rig.finish(&maker, 0, 1);
+            rig.finish(0, 1);
         }
     }
 }
@@ -245,8 +241,7 @@ fn who_takes_back_for_others_sees_that_they_are_woken() {
 
 fn for_others<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_534));
-    let mut maker = Maker::new();
-    let mut tasks = [(); 3].map(|()| Task::new(rig.submit(maker.chunks(&[(W, 1)]))));
+    let mut tasks = [(); 3].map(|()| Task::new(rig.submit(rig.chunks(&[(W, 1)]))));
     tasks.iter_mut().for_each(Task::sleeps);
     let mut chains = rig.take().into_iter();
     // Two come back, without a word: the interrupt is on its way.
@@ -263,15 +258,14 @@ fn for_others<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let _ = tasks[1].wakes_up();
     let _ = tasks[2].wakes_up();
     drop(tasks);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
 fn a_waker_is_kept_no_longer_than_somebody_waits() {
     let platform = InPlace::new();
     let rig = Rig::new(&platform, Ring::SPLIT.features, &config(2, 0));
-    let mut maker = Maker::new();
-    let mut ready = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
+    let mut ready = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
     ready.sleeps();
     ready.sleeps();
     assert_eq!(ready.wakers(), 1, "one, however often it is polled");
@@ -279,7 +273,7 @@ fn a_waker_is_kept_no_longer_than_somebody_waits() {
     let _ = ready.wakes_up();
     assert_eq!(ready.wakers(), 0);
     drop(ready);
-    let mut gone = Task::new(rig.submit(maker.chunks(&[(W, 1)])));
+    let mut gone = Task::new(rig.submit(rig.chunks(&[(W, 1)])));
     gone.sleeps();
     let wakers = gone.woken();
     drop(gone);
@@ -288,9 +282,9 @@ fn a_waker_is_kept_no_longer_than_somebody_waits() {
     let both = [(); 2].map(|()| {
         rig.serve();
         rig.queue.reap().unwrap();
-        rig.submit(maker.chunks(&[(W, 1)]))
+        rig.submit(rig.chunks(&[(W, 1)]))
     });
-    let mut in_line = Task::new(rig.queue.submit(maker.chunks(&[(W, 1)])));
+    let mut in_line = Task::new(rig.queue.submit(rig.chunks(&[(W, 1)])));
     in_line.sleeps();
     in_line.sleeps();
     assert_eq!(in_line.wakers(), 1);
@@ -300,5 +294,5 @@ fn a_waker_is_kept_no_longer_than_somebody_waits() {
     drop(both);
     rig.serve();
     assert_eq!(rig.unclaimed().len(), 4);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }

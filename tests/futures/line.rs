@@ -1,13 +1,12 @@
 //! Waiting for room: who goes first, and who is not in the way.
 
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use vring::adapter::futures::Unclaimed;
 use vring::testing::{Fake, Kind};
 use vring::virtqueue::Reject;
 
-use super::rig::{Maker, R, W, config, scaled};
+use super::rig::{R, W, config, scaled};
 use super::support::Ring;
 use super::tasks::Task;
 use super::{Q, Rig};
@@ -19,9 +18,8 @@ fn who_waits_for_room_is_served_in_order() {
 
 fn in_order<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(2, 65_535));
-    let mut maker = Maker::new();
     let mut tasks: Vec<_> = (0..8)
-        .map(|_| Some(rig.round(maker.chunks(&[(W, 1)]))))
+        .map(|_| Some(rig.round(rig.chunks(&[(W, 1)]))))
         .collect();
     for task in tasks.iter_mut().flatten() {
         // Who comes when others wait has one turn to wait, and then gets in line.
@@ -48,7 +46,7 @@ fn in_order<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
     assert_eq!(done, [1, 2, 3, 4, 5, 6, 7, 8]);
     drop(tasks);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 /// Defends: SP-020, SP-022.
@@ -59,10 +57,9 @@ fn who_waits_for_room_tells_the_device_first() {
 
 fn kicks_first<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(2, 65_535));
-    let mut maker = Maker::new();
-    let both = [(); 2].map(|()| rig.submit(maker.chunks(&[(W, 1)])));
+    let both = [(); 2].map(|()| rig.submit(rig.chunks(&[(W, 1)])));
     assert_eq!(rig.device.kicks(Q), 0);
-    let mut third = rig.round(maker.chunks(&[(W, 1)]));
+    let mut third = rig.round(rig.chunks(&[(W, 1)]));
     third.sleeps();
     rig.device.assert_kicked(Q);
     assert_eq!(rig.serve(), 2);
@@ -73,7 +70,7 @@ fn kicks_first<K: Kind>(platform: &Fake<K>, ring: Ring) {
     drop(third);
     drop(both);
     assert_eq!(rig.unclaimed(), [1, 2]);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -83,16 +80,15 @@ fn who_comes_when_others_wait_lets_them_go_first() {
 
 fn newcomer<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(1, 65_535));
-    let mut maker = Maker::new();
-    let mut out = rig.round(maker.chunks(&[(W, 1)]));
+    let mut out = rig.round(rig.chunks(&[(W, 1)]));
     out.sleeps();
-    let mut first = rig.round(maker.chunks(&[(W, 1)]));
+    let mut first = rig.round(rig.chunks(&[(W, 1)]));
     first.sleeps();
     assert_eq!(rig.serve(), 1);
     let _ = out.wakes_up();
     assert_eq!(rig.free(), 1);
     // The newcomer is polled before the one who waits.
-    let mut newcomer = rig.round(maker.chunks(&[(W, 1)]));
+    let mut newcomer = rig.round(rig.chunks(&[(W, 1)]));
     assert!(newcomer.poll().is_pending());
     assert!(newcomer.is_woken(), "it is polled again at once");
     assert_eq!(rig.free(), 1, "and has taken nothing");
@@ -105,7 +101,7 @@ fn newcomer<K: Kind>(platform: &Fake<K>, ring: Ring) {
     assert_eq!(rig.serve(), 1);
     assert_eq!(newcomer.wakes_up().buf().number, 3);
     drop((out, first, newcomer));
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -118,12 +114,11 @@ fn gone_from_the_line<K: Kind>(platform: &Fake<K>, ring: Ring) {
     for awake in [false, true] {
         for forget in [false, true] {
             let rig = Rig::new(platform, ring.features, &config(1, 65_535));
-            let mut maker = Maker::new();
-            let mut out = rig.round(maker.chunks(&[(W, 1)]));
+            let mut out = rig.round(rig.chunks(&[(W, 1)]));
             out.sleeps();
-            let mut gone = rig.round(maker.chunks(&[(W, 1)]));
+            let mut gone = rig.round(rig.chunks(&[(W, 1)]));
             gone.sleeps();
-            let mut next = rig.round(maker.chunks(&[(W, 1)]));
+            let mut next = rig.round(rig.chunks(&[(W, 1)]));
             assert!(next.poll().is_pending());
             next.sleeps();
             let end = |task: Task<'_, _>| match forget {
@@ -146,7 +141,7 @@ fn gone_from_the_line<K: Kind>(platform: &Fake<K>, ring: Ring) {
             assert_eq!(next.wakes_up().buf().number, 3);
             // Newcomers get through, too.
             for _ in 0..3 {
-                let mut task = rig.round(maker.chunks(&[(W, 1)]));
+                let mut task = rig.round(rig.chunks(&[(W, 1)]));
                 if task.poll().is_pending() && task.is_woken() {
                     task.sleeps();
                 }
@@ -160,13 +155,13 @@ fn gone_from_the_line<K: Kind>(platform: &Fake<K>, ring: Ring) {
             }
             drop((out, next, gone));
             // What is forgotten is with its future.
-            assert_eq!(maker.alive(), usize::from(forget));
+            assert_eq!(rig.alive(), usize::from(forget));
             if forget {
                 let (queue, _) = rig.queue.into_inner();
                 super::stop(rig.live.into_inner(), queue.unwrap());
                 rig.platform.assert_no_leaks();
             } else {
-                rig.finish(&maker, 0, 0);
+                rig.finish(0, 0);
             }
         }
     }
@@ -179,14 +174,13 @@ fn a_buffer_that_was_not_submitted_is_taken_back_or_unclaimed() {
 
 fn not_submitted<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(1, 0));
-    let mut maker = Maker::new();
     // Never polled.
-    drop(rig.queue.submit(maker.chunks(&[(W, 1)])));
+    drop(rig.queue.submit(rig.chunks(&[(W, 1)])));
     assert_eq!(rig.unclaimed(), [1]);
-    let submit = rig.queue.submit(maker.chunks(&[(W, 1)]));
+    let submit = rig.queue.submit(rig.chunks(&[(W, 1)]));
     assert_eq!(submit.cancel().unwrap().number, 2);
     assert_eq!(rig.unclaimed(), [0; 0]);
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 #[test]
@@ -196,22 +190,21 @@ fn what_never_fits_is_an_error_and_does_not_wait() {
 
 fn never_fits<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(2, 0));
-    let mut maker = Maker::new();
-    let mut too_long = Task::new(rig.queue.submit(maker.chain(20)));
+    let mut too_long = Task::new(rig.queue.submit(rig.chain(20)));
     let rejected = too_long.ready().unwrap_err();
     assert!(
         matches!(rejected.why, Reject::TooManySegments { .. }),
         "{rejected:?}"
     );
     assert_eq!(rejected.buf.number, 1);
-    let mut empty = Task::new(rig.queue.submit(maker.chunks(&[(W, 0)])));
+    let mut empty = Task::new(rig.queue.submit(rig.chunks(&[(W, 0)])));
     let rejected_too = empty.ready().unwrap_err();
     assert_eq!(rejected_too.why, Reject::Empty { index: 0 });
     drop((rejected, rejected_too, too_long, empty));
     // A chain that fits only an empty queue waits for that; a table takes one descriptor.
-    let mut one = rig.round(maker.chunks(&[(W, 1)]));
+    let mut one = rig.round(rig.chunks(&[(W, 1)]));
     one.sleeps();
-    let mut two = rig.round(maker.chunks(&[(R, 1), (W, 1)]));
+    let mut two = rig.round(rig.chunks(&[(R, 1), (W, 1)]));
     two.sleeps();
     assert_eq!(rig.serve(), if ring.is_indirect() { 2 } else { 1 });
     let _ = one.wakes_up();
@@ -221,7 +214,7 @@ fn never_fits<K: Kind>(platform: &Fake<K>, ring: Ring) {
     }
     let _ = two.wakes_up();
     drop((one, two));
-    rig.finish(&maker, 0, 0);
+    rig.finish(0, 0);
 }
 
 /// A device that answers before the doorbell is left keeps no task from its turn.
@@ -232,13 +225,11 @@ fn a_device_that_is_always_ready_leaves_other_tasks_their_turn() {
 
 fn always_ready<K: Kind>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_500));
-    let maker = Arc::new(Mutex::new(Maker::new()));
-    let rounds = scaled(320, 64);
+    let rounds = scaled(320, 40);
     let device = rig.device.clone();
-    let buf = || maker.lock().unwrap().chunks(&[(W, 1)]);
     let mut task = Task::new(async {
         for _ in 0..rounds {
-            let future = rig.queue.submit(buf()).await.unwrap();
+            let future = rig.queue.submit(rig.chunks(&[(W, 1)])).await.unwrap();
             rig.queue.kick();
             device.serve(Q, |queue, chain| queue.write(chain, &[0]));
             let _ = future.await.unwrap();
@@ -250,7 +241,7 @@ fn always_ready<K: Kind>(platform: &Fake<K>, ring: Ring) {
         polls += 1;
     }
     // Two futures a round, and a turn for the others after 64.
-    assert_eq!(polls, rounds * 2 / 64);
+    assert_eq!(polls, (rounds * 2).div_ceil(64));
     drop(task);
-    rig.finish(&maker.lock().unwrap(), 0, 0);
+    rig.finish(0, 0);
 }

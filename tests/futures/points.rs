@@ -17,7 +17,7 @@ use std::pin::Pin;
 
 use vring::testing::{Fake, Kind};
 
-use super::rig::{Maker, W, config, reply};
+use super::rig::{W, config, reply};
 use super::support::{Q, Ring};
 use super::tasks::Woken;
 use super::{Rig, scaled};
@@ -147,11 +147,14 @@ fn bug_class_30_a_task_is_woken_at_whatever_point_its_buffer_comes_back() {
 
 /// Up to three tasks on two slots, so that one waits for room.
 fn at_any_point<K: Kind + 'static>(platform: &Fake<K>, ring: Ring) {
-    const POINTS: u32 = if cfg!(miri) { 5 } else { 9 };
+    const POINTS: u32 = if cfg!(miri) { 4 } else { 9 };
     let points = 1..1_u32 << POINTS;
+    // What Miri can see is memory, which is used in the same way whenever the device comes: one
+    // return at each of a few points has every call at work. In which order tasks, device and
+    // handler come is tried in full without it, and by loom.
     for at in points.filter(|at| at.count_ones() <= scaled(3, 1) as u32) {
-        for delay in 0..3 {
-            for tasks in 1..=3 {
+        for delay in 0..scaled(3, 2) {
+            for tasks in scaled(1, 3)..=3 {
                 run(platform, ring, tasks, at, delay);
             }
         }
@@ -173,10 +176,9 @@ fn run<K: Kind + 'static>(platform: &Fake<K>, ring: Ring, count: usize, at: u32,
     };
     HOOK.set(Some(Rc::new(hook)));
     rig.device.on_kick(|_, _| point());
-    let mut maker = Maker::new();
     let mut tasks: Vec<_> = (0..count)
         .map(|_| {
-            let (rig, buf) = (Rc::clone(&rig), maker.chunks(&[(W, 3)]));
+            let (rig, buf) = (Rc::clone(&rig), rig.chunks(&[(W, 3)]));
             let job: Job = Box::pin(async move {
                 let done = rig.queue.submit(buf).await.unwrap().await.unwrap();
                 done.buf().check(3);
@@ -201,5 +203,5 @@ fn run<K: Kind + 'static>(platform: &Fake<K>, ring: Ring, count: usize, at: u32,
     HOOK.set(None);
     rig.device.on_kick(|_, _| {});
     drop((tasks, script));
-    Rc::into_inner(rig).unwrap().finish(&maker, 0, 0);
+    Rc::into_inner(rig).unwrap().finish(0, 0);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use vring::adapter::futures::Notifier;
-use vring::testing::{Bouncing, Fake, InPlace, Kind, QueueDevice, Rng};
+use vring::testing::{Fake, Kind, QueueDevice, Rng};
 
 use super::Rig;
 use super::rig::{Maker, R, W, config, reply, scaled};
@@ -35,19 +35,14 @@ fn device(mut queue: QueueDevice, handler: &Notifier, in_order: bool, stop: &Ato
 
 #[test]
 fn nobody_sleeps_for_ever_on_two_cores() {
-    for ring in Ring::ALL {
-        two_cores(&InPlace::new(), ring);
-    }
-    for ring in [Ring::SPLIT, Ring::PACKED] {
-        two_cores(&Bouncing::new(), ring);
-    }
+    rings!(two_cores);
 }
 
 fn two_cores<K: Kind + Sync>(platform: &Fake<K>, ring: Ring) {
     let rig = Rig::new(platform, ring.features, &config(4, 65_000));
     let queue = rig.device.take_queue(Q).unwrap();
     let (stop, finished) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let rounds = scaled(40, 4);
+    let rounds = scaled(40, 3);
     let makers = thread::scope(|scope| {
         let handler = &rig.handler;
         let device = scope.spawn(|| device(queue, handler, ring.is_in_order(), &stop));
