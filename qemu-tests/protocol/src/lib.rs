@@ -442,7 +442,7 @@ pub enum Event {
         halts: u64,
         /// Interrupts for queues.
         interrupts: u64,
-        /// Times that a task slept until there was room to send.
+        /// Times that a task awaited room in a queue that was full.
         waits_for_room: u32,
         /// Times that the clock woke a task.
         ticks: u32,

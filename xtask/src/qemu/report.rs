@@ -139,7 +139,7 @@ pub(crate) struct Awaited {
     pub(crate) halts: u64,
     /// Interrupts for queues.
     pub(crate) interrupts: u64,
-    /// Times that a task slept until there was room to send.
+    /// Times that a task awaited room in a queue that was full.
     pub(crate) waits_for_room: u32,
     /// Times that the clock woke a task.
     pub(crate) ticks: u32,

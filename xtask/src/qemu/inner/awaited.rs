@@ -84,7 +84,7 @@ fn is_moved(row: &Awaited, packets: u32, with_clock: bool) -> bool {
         && row.interrupts > 0
         && row.dropped > 0
         && row.forgotten > 0
-        && row.config_changes == 2
+        && row.config_changes >= 2
         && (!with_clock || (row.waits_for_room > 0 && row.ticks > 0))
 }
 

@@ -50,7 +50,7 @@ struct Outcome {
     effort: Effort,
     /// Interrupts for queues.
     interrupts: u64,
-    /// Times that a task slept until there was room to send, where one did.
+    /// Times that a task awaited room in a queue that was full.
     waits_for_room: u32,
     /// Times that the clock woke a task, where one waited for it.
     ticks: u32,

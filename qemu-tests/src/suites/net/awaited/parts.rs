@@ -268,8 +268,8 @@ async fn transmit_all<T: Transport>(
         if sent < stage.packets {
             let gone = match wave % 3 {
                 0 => {
-                    let waits = await_room(tx).await?;
-                    stage.outcome.borrow_mut().waits_for_room += waits;
+                    stage.outcome.borrow_mut().waits_for_room += 1;
+                    tx.room().await.map_err(|fault| fault.to_string())?;
                     None
                 }
                 1 => stage.once(tx.transmit(stage.frame()), End::Drop).await,
@@ -313,18 +313,6 @@ async fn transmit_all<T: Transport>(
     }
 }
 
-/// Waits for room; how often that meant to sleep.
-async fn await_room<T: Transport>(tx: &mut Transmitter<T>) -> Result<u32, String> {
-    let mut waits = 0;
-    let room = poll_fn(|cx| {
-        let polled = tx.poll_room(cx);
-        waits += u32::from(polled.is_pending());
-        polled
-    });
-    room.await.map_err(|fault| fault.to_string())?;
-    Ok(waits)
-}
-
 async fn watch<T: Transport>(stage: Rc<Stage<T>>, mut control: Control<T>) {
     let result = watch_all(&stage, &mut control).await;
     stage.control.replace(Some(control));
@@ -336,6 +324,10 @@ async fn watch_all<T: Transport>(stage: &Stage<T>, control: &mut Control<T>) -> 
     // Sent, answered, and received.
     stage.over.reaches(2).await;
     let is_known = control.get().features().has(F::STATUS);
+    // Of futures that are gone, none takes a change with it.
+    for end in [End::Drop, End::Forget] {
+        stage.once(control.config_change(), end).await;
+    }
     for up in [false, true] {
         event(&Event::SetLink { up });
         loop {

@@ -83,7 +83,7 @@ pub(super) fn run<T: Transport>(
     };
     let work = async {
         let mut outcome = talk.run(packets).await?;
-        for up in [false, true] {
+        for up in [false, true, false, true] {
             event(&Event::SetLink { up });
             changes.changed().await;
             // What came before the link changed is not the change.
