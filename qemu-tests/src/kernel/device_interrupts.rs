@@ -50,6 +50,7 @@ struct Noted {
 }
 
 impl Noted {
+    /// Handlers may run on several processors at once, each its own.
     fn add(count: &AtomicU64) {
         count.fetch_add(1, Ordering::Relaxed);
     }

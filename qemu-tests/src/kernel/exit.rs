@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use vring_protocol::{EVENT_PREFIX, EXIT_FAILED};
 
@@ -30,8 +31,21 @@ impl fmt::Display for Escaped<'_> {
 /// Ends the run with a failed check, in the words of the protocol.
 ///
 /// Whatever led here may hold the serial port's lock or have ruined the heap: this uses neither.
+/// Of several processors that fail at once, or one that fails again here, the first one speaks.
 pub(super) fn failed(check: &str, seen: fmt::Arguments<'_>) -> ! {
+    static SPEAKS: AtomicUsize = AtomicUsize::new(usize::MAX);
     arch::cpu::disable_interrupts();
+    let me = arch::cpu::index();
+    let first = SPEAKS.compare_exchange(usize::MAX, me, Ordering::Relaxed, Ordering::Relaxed);
+    match first {
+        Ok(_) => {}
+        // It failed while it told of the first failure: nothing more can be said.
+        Err(speaks) if speaks == me => arch::exit(EXIT_FAILED),
+        // The first one ends the run.
+        Err(_) => loop {
+            core::hint::spin_loop();
+        },
+    }
     serial::print_now(format_args!("\ntest {check} ... FAILED\n{seen}\n"));
     serial::print_now(format_args!(
         "{EVENT_PREFIX}{{\"event\":\"failure\",\"check\":\"{check}\",\"expected\":\"none\",\
@@ -43,5 +57,6 @@ pub(super) fn failed(check: &str, seen: fmt::Arguments<'_>) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    failed("panic", format_args!("{info}"))
+    let cpu = arch::cpu::index();
+    failed("panic", format_args!("on processor {cpu}: {info}"))
 }

@@ -14,7 +14,8 @@ static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
 
 /// Gives the heap its memory, which is nobody else's, and returns how many bytes that is.
 ///
-/// Interrupt handlers must not allocate: the lock does not keep interrupts off.
+/// Every processor may allocate: they take turns. Interrupt handlers must not: the lock does not
+/// keep interrupts off, and its holder may be what was interrupted.
 pub(super) fn init(range: Range<u64>) -> usize {
     let size = (range.end - range.start) as usize;
     let start = range.start as usize as *mut u8;

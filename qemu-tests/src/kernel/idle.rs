@@ -12,7 +12,7 @@ use super::interrupts::{self, Vector};
 static HALTS: AtomicU64 = AtomicU64::new(0);
 static TIMER: Once<Vector> = Once::new();
 
-/// Takes the processor's timer for deadlines.
+/// Takes the processor's timer for deadlines. Others that are started give theirs the same vector.
 pub(super) fn init() {
     TIMER.call_once(|| {
         // The interrupt ends the halt: there is nothing else to do.
@@ -22,7 +22,7 @@ pub(super) fn init() {
     });
 }
 
-/// The vector of the deadline timer.
+/// The vector of the deadline timer, on every processor its own timer's.
 pub(crate) fn timer_vector() -> Option<Vector> {
     TIMER.get().copied()
 }
@@ -34,7 +34,7 @@ pub(crate) fn halts() -> u64 {
 
 /// Halts until `ready` or until the clock reads `deadline`, whichever is first.
 ///
-/// `ready` has to become true by an interrupt: it is looked at with interrupts off, and the
+/// `ready` has to become true by an interrupt of this processor: it is looked at with interrupts off, and the
 /// processor waits for one that is pending or to come, so that none gets lost in between.
 pub(crate) fn wait(deadline: Duration, mut ready: impl FnMut() -> bool) {
     loop {

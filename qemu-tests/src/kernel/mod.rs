@@ -13,6 +13,7 @@ pub(crate) mod interrupts;
 pub(crate) mod pci;
 pub(crate) mod platform;
 pub(crate) mod serial;
+pub(crate) mod smp;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -36,6 +37,8 @@ pub(crate) struct Machine {
     pub(crate) pci: ConfigSpace,
     /// Bytes of heap at boot.
     pub(crate) heap_bytes: usize,
+    /// What came of starting other processors.
+    pub(crate) started: smp::Started,
 }
 
 /// Whether the firmware described what this kernel needs.
@@ -70,8 +73,10 @@ pub(crate) fn run(boot: impl FnOnce() -> BootInfo) -> ! {
     arch::init_interrupts(&firmware);
     idle::init();
     arch::cpu::enable_interrupts();
+    let started = arch::start_processors(&firmware, &ram);
     info!("command line: {command_line}");
     info!("heap: {} MiB", heap_bytes >> 20);
+    info!("processors: {} of {}", started.running, started.described);
 
     let pci = ConfigSpace::new(&firmware.ecam);
     arch::assign_bars(&firmware, &pci);
@@ -80,6 +85,7 @@ pub(crate) fn run(boot: impl FnOnce() -> BootInfo) -> ! {
         pci,
         firmware,
         heap_bytes,
+        started,
     };
     report::event(&Event::Hello {
         version: VERSION,

@@ -4,6 +4,7 @@ mod arp;
 mod boot;
 mod interrupts;
 mod net;
+mod processors;
 
 use vring_protocol::Options;
 
@@ -13,6 +14,7 @@ use crate::report::Report;
 /// Runs the suite that the command line names, after the kernel's own.
 pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     boot::run(machine, report);
+    processors::run(machine, report);
     match options.suite.as_str() {
         "boot" => {}
         "net" => net::run(machine, options, report),

@@ -12,10 +12,13 @@
 //! | `init_interrupts(&Firmware)` | the interrupt controllers, everything masked |
 //! | `memory::{map_device, guard_boot_stack, HIGHEST}` | the identity map beyond what boot made |
 //! | `clock::{counter, frequency}` | a counter that never stops, and its counts a second |
-//! | `cpu::{disable_interrupts, enable_interrupts, enable_interrupts_and_wait, interrupts_enabled}` | this processor |
+//! | `cpu::{index, disable_interrupts, enable_interrupts, enable_interrupts_and_wait, interrupts_enabled}` | this processor |
+//! | `start_processors(&Firmware, &ram)` | starts others where it can: what came of it |
+//! | `wake(cpu)` | interrupts another processor, which ends its halt |
 //! | `timer::{start, set, silence}` | one interrupt, once a deadline |
 //! | `VECTORS` | the numbers that `interrupts::allocate` hands out |
 //! | `message(Vector) -> Option<Message>` | the MSI-X message that raises a vector |
+//! | `message_on(cpu, Vector) -> Option<Message>` | the same, on the processor of that number |
 //! | `line_of(&Machine, Address)` | the interrupt controllers' input that a function's INTx pin drives |
 //! | `route(&Machine, line, Vector)` | has an input, level-triggered as PCI's are, raise a vector |
 //! | `raise(Vector) -> bool` | raises a vector that is routed or has a message; false where none can |
@@ -23,7 +26,7 @@
 //! | `config_ports()` | configuration space where no window is described |
 //! | `exit(code) -> !` | ends QEMU with the status that the protocol gives the code |
 //!
-//! It calls `kernel::run` once at boot, and `interrupts::dispatch` for each interrupt.
+//! It calls `kernel::run` once at boot, `smp::work` on every other processor, and `interrupts::dispatch` for each interrupt.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -10,6 +10,11 @@ pub(crate) fn interrupts_enabled() -> bool {
     !DAIF.is_set(DAIF::I)
 }
 
+/// This processor's number: there is one that runs.
+pub(crate) fn index() -> usize {
+    0
+}
+
 /// Takes no interrupts from here on.
 pub(crate) fn disable_interrupts() {
     DAIF.write(DAIF::D::Masked + DAIF::A::Masked + DAIF::I::Masked + DAIF::F::Masked);

@@ -20,7 +20,9 @@ use crate::kernel::Machine;
 use crate::kernel::device_interrupts::InterruptError;
 use crate::kernel::interrupts::Vector;
 
-pub(crate) use super::virt::{BootInfo, Firmware, assign_bars, config_ports, exit};
+pub(crate) use super::virt::{
+    BootInfo, Firmware, assign_bars, config_ports, exit, message_on, start_processors, wake,
+};
 pub(crate) use exceptions::init as init_exceptions;
 pub(crate) use gic::{Controllers, message, raise};
 pub(crate) use uart::{Console, console};

@@ -8,6 +8,11 @@ pub(crate) fn interrupts_enabled() -> bool {
     sstatus::read().sie()
 }
 
+/// This processor's number: there is one that runs.
+pub(crate) fn index() -> usize {
+    0
+}
+
 /// Takes no interrupts from here on.
 pub(crate) fn disable_interrupts() {
     // SAFETY: the flag is this module's, and whoever asks for this wants it.

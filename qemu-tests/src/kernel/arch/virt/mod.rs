@@ -12,17 +12,33 @@ pub(super) mod registers;
 pub(super) mod tree;
 
 use alloc::boxed::Box;
+use core::ops::Range;
 
-use vring::transport::pci::{Address, ConfigAccess};
+use vring::transport::pci::{Address, ConfigAccess, Message};
 use vring_protocol::exit_status;
 
 use crate::kernel::Machine;
 use crate::kernel::device_interrupts::InterruptError;
+use crate::kernel::interrupts::Vector;
+use crate::kernel::smp::Started;
 
 pub(crate) use bars::assign_bars;
 pub(crate) use boot_info::BootInfo;
 pub(crate) use firmware::Firmware;
 pub(super) use interrupt_map::Specifier;
+
+/// The processor that boots is the only one: the others stay off, as the firmware has them.
+pub(crate) fn start_processors(_: &Firmware, _: &[Range<u64>]) -> Started {
+    Started::ONE
+}
+
+/// There is no other processor to wake.
+pub(crate) fn wake(_: usize) {}
+
+/// There is no other processor than the first, number 0.
+pub(crate) fn message_on(cpu: usize, vector: Vector) -> Option<Message> {
+    (cpu == 0).then(|| super::message(vector)).flatten()
+}
 
 /// There are no ports here: configuration space is mapped, or there is none.
 pub(crate) fn config_ports() -> Option<Box<dyn ConfigAccess>> {

@@ -1,5 +1,5 @@
 //! What the kernel wants to know from the ACPI tables: where PCI configuration space is mapped
-//! (MCFG), and which interrupt controllers there are (MADT).
+//! (MCFG), and which processors and interrupt controllers there are (MADT).
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -32,6 +32,9 @@ pub(crate) struct Input {
     pub(crate) active_low: bool,
 }
 
+/// Of a processor's flags.
+const PROCESSOR_ENABLED: u32 = 1 << 0;
+
 /// Digest of the tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
@@ -41,6 +44,8 @@ pub(crate) struct Firmware {
     pub(crate) local_apic: u64,
     /// The I/O APICs.
     pub(crate) io_apics: Vec<IoApic>,
+    /// The processors that are there, by the numbers of their local APICs.
+    pub(crate) processors: Vec<u32>,
     /// Inputs that differ from the ISA interrupt of the same number.
     overrides: Vec<(u8, Input)>,
 }
@@ -56,6 +61,7 @@ impl Firmware {
             ecam: Vec::new(),
             local_apic: 0,
             io_apics: Vec::new(),
+            processors: Vec::new(),
             overrides: Vec::new(),
         };
         if let Ok(mcfg) = tables.find_table::<Mcfg>() {
@@ -89,6 +95,13 @@ impl Firmware {
     fn add_controllers(&mut self, madt: Pin<&Madt>) {
         for entry in madt.entries() {
             match entry {
+                // One that is not enabled may be plugged in some day.
+                MadtEntry::LocalApic(entry) if entry.flags & PROCESSOR_ENABLED != 0 => {
+                    self.processors.push(u32::from(entry.apic_id));
+                }
+                MadtEntry::LocalX2Apic(entry) if entry.flags & PROCESSOR_ENABLED != 0 => {
+                    self.processors.push(entry.x2apic_id);
+                }
                 MadtEntry::IoApic(entry) => self.io_apics.push(IoApic {
                     address: u64::from(entry.io_apic_address),
                     first: entry.global_system_interrupt_base,

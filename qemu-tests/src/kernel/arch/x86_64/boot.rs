@@ -91,6 +91,7 @@ long_mode:
 
     .section .rodata.boot, "a", @progbits
     .balign 8
+    .global boot_gdt
 boot_gdt:
     .quad 0
     .quad 0x00af9a000000ffff        // 64-bit code, until gdt::init

@@ -12,7 +12,7 @@ use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
 use x86_64::structures::idt::{InterruptDescriptorTable, InterruptStackFrameValue};
 
-use super::{FIRST_VECTOR, SPURIOUS_VECTOR, gdt, local_apic};
+use super::{FIRST_VECTOR, SPURIOUS_VECTOR, cpu, gdt, local_apic};
 use crate::kernel::{exit, interrupts};
 
 // AT&T syntax, in which a symbol's value is written as such and is not a load from it.
@@ -90,7 +90,7 @@ struct Frame {
     processor: InterruptStackFrameValue,
 }
 
-/// Loads the table.
+/// Loads the table, which all processors share.
 pub(super) fn init() {
     let table = TABLE.call_once(|| {
         let mut table = InterruptDescriptorTable::new();
@@ -136,9 +136,10 @@ extern "C" fn enter(frame: &Frame) {
         _ => exit::failed(
             "exception",
             format_args!(
-                "exception {} (error code {:#x}) at {:#x}, stack {:#x}, cr2 {:#x}",
+                "exception {} (error code {:#x}) on processor {} at {:#x}, stack {:#x}, cr2 {:#x}",
                 frame.vector,
                 frame.error_code,
+                cpu::index(),
                 frame.processor.instruction_pointer.as_u64(),
                 frame.processor.stack_pointer.as_u64(),
                 Cr2::read_raw(),

@@ -72,28 +72,41 @@ pub(crate) fn map_device(address: u64, len: u64) {
 
 /// Takes the page below the boot stack out of the map, so that an overflow is a fault.
 pub(crate) fn guard_boot_stack() {
-    let guard = VirtAddr::from_ptr(&raw const stack_guard);
-    let huge = Page::<Size2MiB>::containing_address(guard);
-    let guard = Page::<Size4KiB>::containing_address(guard);
-    let start = PhysAddr::new(huge.start_address().as_u64());
-    let frame = Heap.allocate_frame().expect("the heap aborts instead");
-    let table = frame.start_address().as_u64() as *mut PageTable;
-    // SAFETY: a fresh, zeroed page that only this function knows.
-    let table = unsafe { &mut *table };
-    for (page, entry) in (0u64..).zip(table.iter_mut()) {
-        let address = start + page * 4096;
-        if address.as_u64() != guard.start_address().as_u64() {
-            entry.set_addr(address, PRESENT);
-        }
-    }
+    guard(VirtAddr::from_ptr(&raw const stack_guard));
+}
+
+/// Takes the page at `address`, which the boot code mapped, out of the map. Only for as long as one
+/// processor runs: others would have to be told to forget it.
+pub(super) fn guard(address: VirtAddr) {
+    let guard = Page::<Size4KiB>::containing_address(address);
+    let huge = Page::<Size2MiB>::containing_address(address);
     with_tables(|tables| {
-        let directory = directory_of(tables, huge);
-        directory[huge.start_address().p2_index()].set_addr(frame.start_address(), PRESENT);
+        let entry = &mut directory_of(tables, huge)[huge.start_address().p2_index()];
+        if entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+            entry.set_addr(split(huge).start_address(), PRESENT);
+        }
+        let table = entry.addr().as_u64() as *mut PageTable;
+        // SAFETY: `split` made the table, now or before, and the lock is held.
+        let table = unsafe { &mut *table };
+        table[guard.start_address().p1_index()].set_unused();
     });
     x86_64::instructions::tlb::flush_all();
     with_tables(|tables| {
         assert!(tables.translate_addr(guard.start_address()).is_none());
     });
+}
+
+/// A table that maps the pages of a huge one as they were.
+fn split(huge: Page<Size2MiB>) -> PhysFrame {
+    let frame = Heap.allocate_frame().expect("the heap aborts instead");
+    let table = frame.start_address().as_u64() as *mut PageTable;
+    // SAFETY: a fresh, zeroed page that only this function knows.
+    let table = unsafe { &mut *table };
+    let start = PhysAddr::new(huge.start_address().as_u64());
+    for (page, entry) in (0u64..).zip(table.iter_mut()) {
+        entry.set_addr(start + page * 4096, PRESENT);
+    }
+    frame
 }
 
 /// The page directory of a 2 MiB page that the boot code mapped.

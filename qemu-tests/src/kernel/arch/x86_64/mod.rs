@@ -8,6 +8,7 @@ mod io_apic;
 mod legacy_pic;
 mod local_apic;
 mod pit;
+mod processors;
 mod uart;
 
 pub(crate) mod clock;
@@ -29,6 +30,7 @@ use crate::kernel::pci::ConfigSpace;
 
 pub(crate) use acpi::Firmware;
 pub(crate) use boot::BootInfo;
+pub(crate) use processors::{message_on, start_processors, wake};
 pub(crate) use uart::{Console, console};
 
 /// The architecture's name in the protocol.
@@ -48,7 +50,8 @@ pub(crate) const VECTORS: RangeInclusive<u8> = LEGACY_VECTOR + 16..=SPURIOUS_VEC
 
 /// From here on a fault ends the run with a failed check.
 pub(crate) fn init_exceptions() {
-    gdt::init();
+    gdt::init(0);
+    cpu::set_index(0);
     exceptions::init();
 }
 

@@ -20,6 +20,11 @@ pub(crate) fn start(vector: Vector) {
     });
 }
 
+/// Gives `vector` to the timer of a processor that is not the first one.
+pub(super) fn join(vector: Vector) {
+    local_apic::join_timer(vector);
+}
+
 /// Raises the vector once `after` has passed, or some time before when that is long.
 pub(crate) fn set(after: Duration) {
     let scale = SCALE.get().copied().unwrap_or(0);
