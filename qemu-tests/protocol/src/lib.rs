@@ -97,6 +97,9 @@ pub struct Options {
     /// `awaited=256`: packets that the guest sends with each of its executors, where the device
     /// interrupts (0: none).
     pub awaited: u32,
+    /// `pairs=4000`: pings that the guest sends over each of two queue pairs, each driven by a
+    /// processor of its own (0: none, and one queue pair).
+    pub pairs: u16,
     /// `suite=net` or another name that the guest knows: `interrupts` tries them and talks to nobody
     /// but the gateway, `boot` runs no device.
     pub suite: String,
@@ -117,6 +120,7 @@ impl Default for Options {
             pieces: 24,
             batches: 0,
             awaited: 256,
+            pairs: 0,
             suite: "net".into(),
         }
     }
@@ -146,6 +150,7 @@ impl Options {
                 "pieces" => options.pieces = value.parse().map_err(|_| word)?,
                 "batches" => options.batches = value.parse().map_err(|_| word)?,
                 "awaited" => options.awaited = value.parse().map_err(|_| word)?,
+                "pairs" => options.pairs = value.parse().map_err(|_| word)?,
                 "suite" => options.suite = value.into(),
                 _ => return Err(word.into()),
             }
@@ -158,7 +163,7 @@ impl Options {
     pub fn to_command_line(&self) -> String {
         alloc::format!(
             "ip={} gw={} ping={} queue_size={} interrupts={} idle={} require={} refuse={} \
-             indirect={} pieces={} batches={} awaited={} suite={}",
+             indirect={} pieces={} batches={} awaited={} pairs={} suite={}",
             self.ip,
             self.gateway,
             self.ping,
@@ -171,6 +176,7 @@ impl Options {
             self.pieces,
             self.batches,
             self.awaited,
+            self.pairs,
             self.suite
         )
     }
@@ -290,6 +296,33 @@ pub struct QueueCounters {
     /// Doorbell stores that the device had asked to leave out.
     pub suppressed_kicks: u64,
     /// Faults: things the device said that cannot be.
+    pub faults: u64,
+}
+
+/// Counts of one queue pair, and of the processor that drove it: see [`Options::pairs`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairCounters {
+    /// The processor.
+    pub cpu: u16,
+    /// Echo requests sent.
+    pub sent: u32,
+    /// Echo replies that came by the pair's own receive queue.
+    pub received: u32,
+    /// Echo replies that came twice, or with other bytes.
+    pub damaged: u32,
+    /// Echo replies that another pair's queue received.
+    pub astray: u64,
+    /// Interrupts of the pair's queues on its processor.
+    pub interrupts: u64,
+    /// Interrupts of the pair's queues on another processor.
+    pub interrupts_elsewhere: u64,
+    /// Buffers that the device used in the receive queue.
+    pub receive_used: u64,
+    /// Buffers that the device used in the transmit queue.
+    pub transmit_used: u64,
+    /// Buffers submitted to the transmit queue.
+    pub transmit_submitted: u64,
+    /// Faults of both queues: things the device said that cannot be.
     pub faults: u64,
 }
 
@@ -453,6 +486,24 @@ pub enum Event {
         /// Futures that were forgotten in flight.
         forgotten: u32,
     },
+    /// What came of two queue pairs: see [`Options::pairs`].
+    Pairs {
+        /// The features that were in use, by the specification's names.
+        acked: Vec<String>,
+        /// Pairs that the device has.
+        max_pairs: u16,
+        /// Each pair that was driven.
+        pairs: Vec<PairCounters>,
+    },
+    /// Something that was asked for and that this machine cannot do.
+    Skipped {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+        /// What to do.
+        fix: String,
+    },
     /// The last counts, after the device was reset.
     Counters {
         /// Each queue.
@@ -514,6 +565,7 @@ mod tests {
             pieces: 3,
             batches: 9,
             awaited: 11,
+            pairs: 11,
             ..Options::default()
         };
         assert_eq!(Options::parse(&options.to_command_line()), Ok(options));

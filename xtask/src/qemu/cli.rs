@@ -32,7 +32,7 @@ pub(crate) struct QemuArgs {
     pub(crate) accel: Accel,
     /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
     #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "suite", "vectors", "arch", "machine", "nic",
-        "pings", "tcp_mib", "datagrams", "burst", "batches"])]
+        "pings", "tcp_mib", "datagrams", "burst", "batches", "cpus", "queue_pairs"])]
     pub(crate) matrix: bool,
     /// Of the matrix, only cells whose name contains this; may be given more than once.
     #[arg(long, value_name = "PART", requires = "matrix")]
@@ -83,6 +83,14 @@ pub(crate) struct QemuArgs {
     /// interrupts and register accesses.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) batches: u32,
+    /// Processors of the guest. Those beside the first are checked, and the second drives a queue pair
+    /// of its own with `--queue-pairs 2`.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2))]
+    pub(crate) cpus: Option<u16>,
+    /// Queue pairs of the network card. With two, the guest drives each from a processor of its own at
+    /// the end; the back end is a tap, as QEMU's user-mode network has one pair.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=2))]
+    pub(crate) queue_pairs: u16,
     /// Seconds that the run itself may take, building and fetching aside; 600, for a matrix 2400.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) time_limit: Option<u64>,
@@ -158,11 +166,54 @@ impl QemuArgs {
         Ok(())
     }
 
+    /// Processors and queue pairs; without a word on the processors, one for each pair.
+    ///
+    /// # Errors
+    /// [`Stop::Usage`] for what the guest cannot do, and [`Stop::Missing`] for what QEMU cannot offer.
+    pub(crate) fn lanes(&self) -> Result<Lanes, Stop> {
+        let pairs = self.queue_pairs;
+        let cpus = self.cpus.unwrap_or(pairs);
+        if cpus > 1 && self.arch != Arch::X86_64 {
+            return Err(Stop::Usage(format!(
+                "--cpus {cpus}: the guest starts a second processor on x86_64, and on {} it does not",
+                self.arch.name()
+            )));
+        }
+        if pairs > 1 && (self.suite != Suite::Net || self.vectors.is_some()) {
+            return Err(Stop::Usage(format!(
+                "--queue-pairs {pairs}: the net suite drives them, and with a vector for each queue: \
+                 not with --suite interrupts or --vectors"
+            )));
+        }
+        if pairs > 1 && self.interrupts != Interrupts::Msix {
+            return Err(Stop::Usage(format!(
+                "--queue-pairs {pairs} --interrupts {}: each queue interrupts its own processor, which \
+                 takes msix",
+                self.interrupts.name()
+            )));
+        }
+        if pairs > 1 && self.vhost == VhostMode::Off {
+            return Err(Stop::missing(
+                format!("a back end with {pairs} queue pairs"),
+                "QEMU's user-mode network has one",
+                "a tap has more: --vhost auto, native or nested",
+            ));
+        }
+        Ok(Lanes { cpus, pairs })
+    }
+
     /// Seconds.
     pub(crate) fn time_limit(&self) -> u64 {
         let usual = if self.matrix { 2400 } else { 600 };
         self.time_limit.unwrap_or(usual)
     }
+}
+
+/// See [`QemuArgs::lanes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lanes {
+    pub(crate) cpus: u16,
+    pub(crate) pairs: u16,
 }
 
 /// See [`QemuArgs::vhost`].
@@ -310,6 +361,43 @@ mod tests {
                 Err(Stop::Usage(text)) => assert!(text.ends_with(known), "{text}"),
                 other => panic!("{words}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_second_queue_pair_is_refused_where_there_is_none() {
+        let lanes = |words: &str| {
+            let words = ["qemu"].into_iter().chain(words.split_ascii_whitespace());
+            Cli::try_parse_from(words).unwrap().qemu.lanes()
+        };
+        for (words, cpus, pairs) in [
+            ("", 1, 1),
+            ("--cpus 2 --vhost off", 2, 1),
+            ("--queue-pairs 2", 2, 2),
+            ("--queue-pairs 2 --cpus 1 --vhost nested", 1, 2),
+            ("--arch riscv64", 1, 1),
+        ] {
+            assert_eq!(lanes(words).unwrap(), Lanes { cpus, pairs }, "{words}");
+        }
+        match lanes("--queue-pairs 2 --vhost off") {
+            Err(Stop::Missing { what, fix, .. }) => {
+                assert!(what.contains("2 queue pairs") && fix.contains("--vhost auto"));
+            }
+            other => panic!("{other:?}"),
+        }
+        for words in [
+            "--arch aarch64 --cpus 2",
+            "--arch riscv64 --queue-pairs 2",
+            "--queue-pairs 2 --interrupts intx",
+            "--queue-pairs 2 --interrupts poll",
+            "--queue-pairs 2 --suite interrupts",
+            "--queue-pairs 2 --vectors 3",
+        ] {
+            let refused = lanes(words);
+            assert!(
+                matches!(refused, Err(Stop::Usage(_))),
+                "{words}: {refused:?}"
+            );
         }
     }
 

@@ -94,6 +94,9 @@ pub(crate) struct Job {
     pub(crate) accel: String,
     /// What the guest does.
     pub(crate) suite: Suite,
+    /// Processors, and queue pairs of the network card and its back end.
+    pub(crate) cpus: u16,
+    pub(crate) queue_pairs: u16,
     /// QEMU's properties of the network card, after the name of the model.
     pub(crate) nic: String,
     pub(crate) guest: PathBuf,

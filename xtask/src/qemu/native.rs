@@ -47,7 +47,7 @@ pub(crate) fn probe() -> Result<(), String> {
 /// Body of the [`PROBE`] subcommand.
 pub(crate) fn probe_main() -> anyhow::Result<()> {
     enter_namespace()?;
-    Tap::new("tap0", PEER, Ipv4Addr::new(255, 255, 255, 0))?;
+    Tap::new("tap0", PEER, Ipv4Addr::new(255, 255, 255, 0), 1)?;
     Ok(())
 }
 

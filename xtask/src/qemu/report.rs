@@ -80,6 +80,15 @@ pub(crate) struct Pieces {
     pub(crate) returned: u64,
 }
 
+/// What came of two queue pairs, each driven by a processor of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pairs {
+    pub(crate) acked: Vec<String>,
+    /// Pairs that the device has.
+    pub(crate) max_pairs: u16,
+    pub(crate) pairs: Vec<vring_protocol::PairCounters>,
+}
+
 /// What packets took that were sent in batches of one size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batch {
@@ -322,6 +331,9 @@ pub(crate) struct Findings {
     /// The guest's packets that tasks awaited, with each executor.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) awaited: Vec<Awaited>,
+    /// The guest's two queue pairs, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pairs: Option<Pairs>,
     pub(crate) tests: Tests,
     pub(crate) duration_s: BTreeMap<String, f64>,
 }

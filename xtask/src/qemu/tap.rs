@@ -1,7 +1,7 @@
 //! A tap interface with an address, made by system calls: no `ip` program, nothing that stays.
 //!
-//! The interface is not persistent: it lives as long as its file descriptor, which QEMU inherits,
-//! so it goes away with the last process that holds it.
+//! The interface is not persistent: it lives as long as its file descriptors, one for each of its
+//! queues, which QEMU inherits; so it goes away with the last process that holds one.
 
 use std::fs::OpenOptions;
 use std::mem::MaybeUninit;
@@ -19,10 +19,10 @@ pub(crate) struct LinkCounters {
     pub(crate) tx_dropped: u64,
 }
 
-/// A tap interface; dropped, it is gone once QEMU has closed its own descriptor.
+/// A tap interface; dropped, it is gone once QEMU has closed its own descriptors.
 #[derive(Debug)]
 pub(crate) struct Tap {
-    fd: Option<OwnedFd>,
+    queues: Vec<OwnedFd>,
     name: String,
 }
 
@@ -73,21 +73,38 @@ pub(crate) fn set_up(name: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot bring {name} up"))
 }
 
+/// Makes the interface, or another queue of one that has several.
+fn open_queue(name: &str, multi_queue: bool) -> anyhow::Result<OwnedFd> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .context("cannot open /dev/net/tun")?;
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if multi_queue {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
+    let mut make = request(name)?;
+    make.ifr_ifru.ifru_flags = flags as libc::c_short;
+    control(file.as_raw_fd(), libc::TUNSETIFF, &mut make)
+        .with_context(|| format!("cannot make the tap interface {name}"))?;
+    Ok(file.into())
+}
+
 impl Tap {
-    /// Makes the interface and gives it an address.
-    pub(crate) fn new(name: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> anyhow::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .context("cannot open /dev/net/tun")?;
-        let mut make = request(name)?;
-        make.ifr_ifru.ifru_flags =
-            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        control(file.as_raw_fd(), libc::TUNSETIFF, &mut make)
-            .with_context(|| format!("cannot make the tap interface {name}"))?;
+    /// Makes the interface, with so many queues, and gives it an address.
+    ///
+    /// Linux has a flow's frames leave by the queue that its last frame came in by.
+    pub(crate) fn new(
+        name: &str,
+        address: Ipv4Addr,
+        netmask: Ipv4Addr,
+        queues: u16,
+    ) -> anyhow::Result<Self> {
         let tap = Self {
-            fd: Some(file.into()),
+            queues: (0..queues)
+                .map(|_| open_queue(name, queues > 1))
+                .collect::<anyhow::Result<_>>()?,
             name: name.into(),
         };
         // Neighbour discovery of IPv6 would only blur the counters; without IPv6 there is no file.
@@ -107,11 +124,9 @@ impl Tap {
         Ok(tap)
     }
 
-    /// The descriptor for QEMU; it can be taken once.
-    pub(crate) fn take_fd(&mut self) -> anyhow::Result<OwnedFd> {
-        self.fd
-            .take()
-            .context("the descriptor of the tap is already in use")
+    /// The descriptors for QEMU, one a queue; they can be taken once.
+    pub(crate) fn take_fds(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.queues)
     }
 
     /// What the kernel counted so far.

@@ -365,6 +365,19 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
             each(way.halts)
         )?;
     }
+    for pair in found.pairs.iter().flat_map(|pairs| &pairs.pairs) {
+        writeln!(
+            out,
+            "processor {} {} pings over a queue pair of its own, {} answered there and {} by the \
+             other pair; {} interrupts here, {} elsewhere",
+            pair.cpu,
+            pair.sent,
+            pair.received,
+            pair.astray,
+            pair.interrupts,
+            pair.interrupts_elsewhere
+        )?;
+    }
     for batch in &found.batches {
         writeln!(
             out,

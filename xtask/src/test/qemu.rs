@@ -21,6 +21,21 @@ const TCP_BYTES: u64 = 8 << 20;
 const DATAGRAMS: u64 = 70_000;
 /// How long a refusal may take: nothing is compiled for it.
 const REFUSAL_SECONDS: f64 = 10.0;
+/// Two queue pairs, with little of the traffic that other runs have.
+const PAIRS: [&str; 10] = [
+    "--queue-pairs",
+    "2",
+    "--pings",
+    "10",
+    "--tcp-mib",
+    "1",
+    "--datagrams",
+    "1000",
+    "--burst",
+    "100",
+];
+/// The least that passes for a queue pair's traffic.
+const PAIR_PINGS: u64 = 1000;
 /// What the native mode needs.
 const VHOST_NET: &str = "/dev/vhost-net";
 
@@ -53,6 +68,13 @@ pub(crate) fn checks() -> Vec<Check> {
             false,
         ),
         guest("", &[], true),
+        Check::new("xtask qemu --queue-pairs 2", |run| {
+            let (report, ending) = xtask_qemu(run, "--queue-pairs 2", &PAIRS)?;
+            let mut outcome = judge_pairs(&report);
+            let code = &report["exit_code"];
+            outcome.judge(code == 0, || format!("the run ended with {ending}"));
+            Ok(outcome)
+        }),
         Check::new("xtask qemu --matrix", |run| {
             let (report, ending) = xtask_qemu(run, "--matrix", &["--matrix"])?;
             let table = run.context.out.join("qemu/matrix/matrix.json");
@@ -225,6 +247,63 @@ fn judge(report: &Value, vhost: bool) -> Outcome {
     outcome
 }
 
+/// What a report says of two processors that drive a queue pair each, through vhost.
+fn judge_pairs(report: &Value) -> Outcome {
+    let mut outcome = Outcome::default();
+    for failure in report["failures"].as_array().into_iter().flatten() {
+        outcome.judge(false, || {
+            format!("{}: {}", failure["check"], failure["seen"])
+        });
+    }
+    outcome.judge(report["ok"] == true, || "ok is not true".into());
+    let started = &report["vhost"]["started"];
+    outcome.judge(*started == true, || format!("vhost.started is {started}"));
+    let acked = report["pairs"]["acked"].as_array();
+    for feature in ["VIRTIO_NET_F_CTRL_VQ", "VIRTIO_NET_F_MQ"] {
+        let has = acked.is_some_and(|acked| acked.iter().any(|name| name == feature));
+        outcome.judge(has, || format!("{feature} is not in use"));
+    }
+    let pairs = report["pairs"]["pairs"].as_array();
+    let pairs = pairs.map(Vec::as_slice).unwrap_or_default();
+    outcome.judge(pairs.len() == 2, || format!("{} queue pairs", pairs.len()));
+    for (number, pair) in (0..).zip(pairs) {
+        let count = |field: &str| pair[field].as_u64();
+        let (sent, received) = (count("sent"), count("received"));
+        outcome.judge(count("cpu") == Some(number), || {
+            format!("pair {number} was driven by processor {}", pair["cpu"])
+        });
+        let answered = received
+            .zip(count("astray"))
+            .map(|(here, there)| here + there);
+        outcome.judge(sent >= Some(PAIR_PINGS) && sent == answered, || {
+            format!("pair {number}: {sent:?} pings sent, {answered:?} answered")
+        });
+        outcome.judge(received >= sent.map(|sent| sent - sent / 100), || {
+            format!("pair {number}: {received:?} answers by its own queue, of {sent:?}")
+        });
+        let interrupts = [count("interrupts"), count("interrupts_elsewhere")];
+        outcome.judge(interrupts[0] > Some(0) && interrupts[1] == Some(0), || {
+            format!("pair {number}: {interrupts:?} interrupts on its processor, and elsewhere")
+        });
+        let back = received.zip(count("receive_used"));
+        outcome.judge(
+            back.is_some_and(|(received, used)| used >= received),
+            || format!("pair {number}: {} used by the device", pair["receive_used"]),
+        );
+        outcome.judge(count("faults") == Some(0), || {
+            format!("pair {number}: {} faults", pair["faults"])
+        });
+    }
+    let guests = report["tests"]["passed"].as_array().map_or(0, Vec::len);
+    outcome.judge(guests > 0, || "the guest ran no test".into());
+    outcome.notes.push(format!(
+        "vhost {}: {guests} tests in the guest, {} queue pairs",
+        report["vhost"]["mode"].as_str().unwrap_or_default(),
+        pairs.len()
+    ));
+    outcome
+}
+
 /// Asks for the native mode where it cannot be.
 fn refusal(run: &mut Run<'_>) -> Result<Outcome, Stop> {
     if std::path::Path::new(VHOST_NET).exists() {
@@ -322,6 +401,54 @@ mod tests {
             let mut cell = good_cell();
             *cell.pointer_mut(pointer).unwrap() = lie;
             assert!(!shows(&cell), "{pointer}");
+        }
+    }
+
+    fn good_pairs() -> Value {
+        let pair = |cpu: u16| {
+            json!({
+                "cpu": cpu, "sent": 4000, "received": 3999, "astray": 1, "damaged": 0,
+                "interrupts": 60, "interrupts_elsewhere": 0, "receive_used": 4010,
+                "transmit_used": 4010, "transmit_submitted": 4010, "faults": 0,
+            })
+        };
+        json!({
+            "ok": true, "exit_code": 0, "failures": [],
+            "vhost": {"started": true, "mode": "nested"},
+            "pairs": {
+                "acked": ["VIRTIO_NET_F_CTRL_VQ", "VIRTIO_NET_F_MQ"], "max_pairs": 2,
+                "pairs": [pair(0), pair(1)],
+            },
+            "tests": {"passed": ["pairs_set"], "failed": []},
+        })
+    }
+
+    #[test]
+    fn two_queue_pairs_are_judged_by_what_each_processor_did() {
+        let outcome = judge_pairs(&good_pairs());
+        assert_eq!(outcome.failures, Vec::<String>::new());
+        for (pointer, lie) in [
+            ("/ok", json!(false)),
+            ("/failures", json!([{"check": "a", "seen": "b"}])),
+            ("/vhost/started", json!(false)),
+            ("/pairs", json!(null)),
+            ("/pairs/acked", json!(["VIRTIO_NET_F_CTRL_VQ"])),
+            ("/pairs/pairs/1/cpu", json!(0)),
+            ("/pairs/pairs/1/sent", json!(1)),
+            ("/pairs/pairs/0/astray", json!(0)),
+            (
+                "/pairs/pairs/1",
+                json!({"sent": 4000, "received": 2000, "astray": 2000}),
+            ),
+            ("/pairs/pairs/0/interrupts", json!(0)),
+            ("/pairs/pairs/1/interrupts_elsewhere", json!(1)),
+            ("/pairs/pairs/1/receive_used", json!(3998)),
+            ("/pairs/pairs/0/faults", json!(1)),
+            ("/tests/passed", json!([])),
+        ] {
+            let mut report = good_pairs();
+            *report.pointer_mut(pointer).unwrap() = lie;
+            assert!(judge_pairs(&report).counts.failed > 0, "{pointer}");
         }
     }
 

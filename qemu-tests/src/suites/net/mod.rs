@@ -1,7 +1,8 @@
 //! virtio-net: finds the card, brings it up, serves the peer until it says `finish`, resets the
 //! card, and counts what came back. At the end [`pieces`] drives the card once more, without the
-//! network driver, and [`batches`], where it is asked for, with one that counts what leaves the
-//! virtual machine; with interrupts [`awaited`] has tasks that sleep drive it.
+//! network driver. Then, where they are asked for, [`pairs`] has a queue pair for each processor, and
+//! [`batches`] a driver that counts what leaves the virtual machine; with interrupts [`awaited`] has
+//! tasks that sleep drive it.
 //!
 //! [`serve`] is the loop that a kernel with interrupts writes: poll until there is no work, arm,
 //! look again, halt until an interrupt or until a timer of the protocol stack.
@@ -10,6 +11,7 @@ mod awaited;
 mod batches;
 mod bring_up;
 pub(super) mod facts;
+mod pairs;
 mod pieces;
 mod verdict;
 
@@ -61,6 +63,9 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     }
     if options.awaited > 0 && interrupts.is_enabled() {
         awaited::run(machine, address, &config, options, report);
+    }
+    if options.pairs > 0 {
+        pairs::run(machine, address, &config, options, report);
     }
     if options.batches > 0 {
         batches::run(machine, address, &config, options, report);

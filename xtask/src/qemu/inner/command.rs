@@ -50,15 +50,20 @@ fn value(text: &str) -> String {
     text.replace(',', ",,")
 }
 
+/// QEMU's numbers for the queues of the tap.
+fn tap_fds(job: &Job) -> std::ops::Range<i32> {
+    TAP_FD..TAP_FD + i32::from(job.queue_pairs)
+}
+
 fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
     // -S: nothing runs before the harness is ready to watch.
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
     add(&["-display", "none", "-m", "256"]);
-    // Room for a second CPU, or emulation leaves the guest's fences out, and the devices, which run
-    // on threads of their own, miss kicks: see docs/decisions/006-mfence.md.
-    add(&["-smp", "1,maxcpus=2"]);
+    // Room for a second CPU also where there is one, or emulation leaves the guest's fences out, and
+    // the devices, which run on threads of their own, miss kicks: see docs/decisions/006-mfence.md.
+    add(&["-smp", &format!("{},maxcpus=2", job.cpus)]);
     let accel = match job.accel.as_str() {
         "tcg" => "tcg,thread=multi",
         other => other,
@@ -73,6 +78,10 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     let guest = job.guest.to_str().context("the guest's path is no UTF-8")?;
     add(&["-kernel", guest, "-append", &job.command_line]);
     let netdev = match job.link {
+        Link::VhostTap if job.queue_pairs > 1 => {
+            let fds: Vec<_> = tap_fds(job).map(|fd| fd.to_string()).collect();
+            format!("tap,id=n0,fds={},vhost=on", fds.join(":"))
+        }
         Link::VhostTap => format!("tap,id=n0,fd={TAP_FD},vhost=on"),
         // Port 0: the host chooses one, and QEMU tells which.
         Link::User => {
@@ -131,7 +140,7 @@ pub(crate) fn start(job: &Job, tap: Option<&mut Tap>) -> anyhow::Result<Qemu> {
     let mut descriptors: Vec<(OwnedFd, i32)> =
         vec![(qmp_far.into(), QMP_FD), (serial_far.into(), SERIAL_FD)];
     if let Some(tap) = tap {
-        descriptors.push((tap.take_fd()?, TAP_FD));
+        descriptors.extend(tap.take_fds().into_iter().zip(tap_fds(job)));
     }
     command.fd_mappings(
         descriptors
@@ -171,6 +180,20 @@ mod tests {
         let arguments = arguments(&job).unwrap();
         let smp = arguments.iter().position(|word| word == "-smp").unwrap();
         assert_eq!(arguments[smp + 1], "1,maxcpus=2");
+    }
+
+    #[test]
+    fn two_queue_pairs_are_two_queues_of_the_tap() {
+        let mut job = super::super::verdict::tests::job();
+        job.link = Link::VhostTap;
+        let one = arguments(&job).unwrap();
+        assert!(one.contains(&"tap,id=n0,fd=12,vhost=on".into()), "{one:?}");
+        job.queue_pairs = 2;
+        job.cpus = 2;
+        let two = arguments(&job).unwrap();
+        for word in ["tap,id=n0,fds=12:13,vhost=on", "2,maxcpus=2"] {
+            assert!(two.contains(&word.into()), "{two:?}");
+        }
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Run<'_> {
         let mut tap = match self.job.link {
             Link::VhostTap => {
                 let mask = Ipv4Addr::from(u32::MAX << (32 - u32::from(PREFIX)));
-                Some(Tap::new("tap0", PEER, mask)?)
+                Some(Tap::new("tap0", PEER, mask, self.job.queue_pairs)?)
             }
             Link::User => None,
         };

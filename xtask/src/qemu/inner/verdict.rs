@@ -16,8 +16,8 @@ use crate::qemu::job::{Job, Link};
 use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
-    Addresses, Batch, Counters, Device, Failure, Features, Findings, InterruptCounts, Pieces, Ping,
-    Queue, Skipped, StepStatus, Waiting,
+    Addresses, Batch, Counters, Device, Failure, Features, Findings, InterruptCounts, Pairs,
+    Pieces, Ping, Queue, Skipped, StepStatus, Waiting,
 };
 use crate::qemu::stop::Stop;
 
@@ -161,6 +161,7 @@ pub(super) fn judge(
         links(&mut failures, job, findings);
         failures.extend(wish::sizes(job, findings));
         failures.extend(awaited::judge(job, findings));
+        failures.extend(lanes(job, findings));
         steps_taken(&mut failures, findings);
     } else if job.suite == Suite::Net {
         findings.skipped.extend(not_reached(findings));
@@ -180,6 +181,30 @@ pub(super) fn judge(
     }
     findings.failures.extend(failures);
     findings.judged = true;
+}
+
+/// Whether each processor that was asked for drove a queue pair.
+fn lanes(job: &Job, findings: &Findings) -> Option<Failure> {
+    let (wanted, pairs) = (job.queue_pairs, findings.pairs.as_ref());
+    if wanted < 2 || job.cpus < wanted {
+        return None;
+    }
+    let driven = pairs.map_or(&[][..], |pairs| &pairs.pairs);
+    let good = driven.iter().map(|pair| pair.cpu).eq(0..wanted)
+        && driven.iter().all(|pair| {
+            pair.sent > 0
+                && pair.received > 0
+                && pair.interrupts > 0
+                && pair.interrupts_elsewhere == 0
+        });
+    (!good).then(|| {
+        Failure::new(
+            "queue pairs",
+            format!("{wanted} driven, each by its own processor, which it interrupts"),
+            format!("{driven:?}"),
+            "the tests of the guest whose names begin with pairs_",
+        )
+    })
 }
 
 /// What a run that broke off did not come to.
@@ -298,6 +323,22 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
                 interrupts: *interrupts,
                 doorbells: *doorbells,
                 halts: *halts,
+            }),
+            Event::Pairs {
+                acked,
+                max_pairs,
+                pairs,
+            } => {
+                findings.pairs = Some(Pairs {
+                    acked: acked.clone(),
+                    max_pairs: *max_pairs,
+                    pairs: pairs.clone(),
+                });
+            }
+            Event::Skipped { what, why, fix } => findings.skipped.push(Skipped {
+                what: what.clone(),
+                why: why.clone(),
+                fix: fix.clone(),
             }),
             Event::Counters {
                 queues,
@@ -531,7 +572,10 @@ fn index_wraps(queue: &QueueCounters, job: &Job) -> Option<Failure> {
 
 fn vhost_steps(job: &Job, findings: &mut Findings) {
     let read = |name| std::fs::read_to_string(job.dir.join(name)).unwrap_or_default();
-    let (traced_status, traced_notify) = steps::count_trace(&read(TRACE_LOG));
+    // Behind the queues of all pairs.
+    let pairs = findings.pairs.as_ref();
+    let control = pairs.and_then(|pairs| pairs.max_pairs.checked_mul(2));
+    let (traced_status, traced_notify) = steps::count_trace(&read(TRACE_LOG), control);
     let notifications = steps::Notifications {
         traced_status,
         traced_notify,

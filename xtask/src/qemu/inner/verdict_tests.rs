@@ -5,6 +5,7 @@ use crate::qemu::arch::Arch;
 use crate::qemu::features::Steer;
 use crate::qemu::job::{Load, Tool};
 use crate::qemu::report::{Both, Flow};
+use vring_protocol::PairCounters;
 
 pub(crate) fn job() -> Job {
     Job {
@@ -16,6 +17,8 @@ pub(crate) fn job() -> Job {
         machine: "q35".into(),
         accel: "tcg".into(),
         suite: Suite::Net,
+        cpus: 1,
+        queue_pairs: 1,
         nic: String::new(),
         guest: "guest".into(),
         command_line: String::new(),
@@ -162,4 +165,60 @@ fn vhost_must_have_run_where_it_was_asked_for() {
             "vhost worker"
         ]
     );
+}
+
+#[test]
+fn every_processor_that_was_asked_for_drives_a_queue_pair() {
+    let pair = |cpu: u16| PairCounters {
+        cpu,
+        sent: 9,
+        received: 9,
+        interrupts: 3,
+        ..PairCounters::default()
+    };
+    let two = Job {
+        cpus: 2,
+        queue_pairs: 2,
+        ..job()
+    };
+    let failed = |job: &Job, pairs: &[PairCounters]| {
+        let findings = Findings {
+            pairs: Some(Pairs {
+                pairs: pairs.to_vec(),
+                ..Pairs::default()
+            }),
+            ..Findings::default()
+        };
+        lanes(job, &findings).is_some()
+    };
+    assert!(!failed(&two, &[pair(0), pair(1)]));
+    assert!(failed(&two, &[pair(0)]));
+    assert!(failed(&two, &[pair(0), pair(0)]));
+    for spoil in [
+        (|pair: &mut PairCounters| pair.received = 0) as fn(&mut PairCounters),
+        |pair| pair.interrupts = 0,
+        |pair| pair.interrupts_elsewhere = 1,
+    ] {
+        let mut bad = pair(1);
+        spoil(&mut bad);
+        assert!(failed(&two, &[pair(0), bad]));
+    }
+    assert!(lanes(&two, &Findings::default()).is_some());
+    // With one processor the guest says that it left it out; with one pair nothing is asked for.
+    let one = Job { cpus: 1, ..two };
+    assert!(lanes(&one, &Findings::default()).is_none());
+    assert!(lanes(&job(), &Findings::default()).is_none());
+}
+
+#[test]
+fn what_the_guest_left_out_is_listed_as_skipped() {
+    let mut findings = Findings::default();
+    let left_out = Event::Skipped {
+        what: "a".into(),
+        why: "b".into(),
+        fix: "c".into(),
+    };
+    take_results(&mut findings, &[left_out]);
+    assert_eq!(findings.skipped[0].what, "a");
+    assert_eq!(findings.skipped[0].fix, "c");
 }

@@ -31,9 +31,10 @@ pub(super) fn features(job: &Job, findings: &Findings) -> Vec<Failure> {
     let Some(seen) = &findings.features else {
         return failures;
     };
-    // The exercise over queues of its own knows features that the network driver does not.
+    // The exercises over queues of their own know features that the network driver does not.
     let pieces = findings.pieces.iter().flat_map(|pieces| &pieces.acked);
-    let acked: Vec<&String> = seen.acked.iter().chain(pieces).collect();
+    let pairs = findings.pairs.iter().flat_map(|pairs| &pairs.acked);
+    let acked: Vec<&String> = seen.acked.iter().chain(pieces).chain(pairs).collect();
     let all = acked.iter().map(|name| name.as_str()).collect::<Vec<_>>();
     for name in &job.steer.require {
         if !acked.contains(&name) {

@@ -19,17 +19,26 @@ pub(crate) struct Notifications {
     pub(crate) kicks: Option<u64>,
 }
 
-/// Counts the traced events in QEMU's log.
-pub(crate) fn count_trace(log: &str) -> (usize, usize) {
-    let count = |prefix: &str| {
-        log.lines()
-            .filter(|line| event(line).starts_with(prefix))
-            .count()
+/// Counts the traced events in QEMU's log: status writes, and doorbell stores but for those to the
+/// control queue, whose index this is. That queue is never vhost's: QEMU handles it.
+pub(crate) fn count_trace(log: &str, control: Option<u16>) -> (usize, usize) {
+    let events = || log.lines().map(event);
+    let is_status = |event: &&str| event.starts_with("virtio_set_status ");
+    let is_notify = |event: &&str| {
+        event.starts_with("virtio_pci_notify_write")
+            && (control.is_none() || rung(event) != control)
     };
     (
-        count("virtio_set_status "),
-        count("virtio_pci_notify_write"),
+        events().filter(is_status).count(),
+        events().filter(is_notify).count(),
     )
+}
+
+/// The queue whose doorbell was rung: `virtio_pci_notify_write <offset> = <queue> (<bytes>)`.
+fn rung(event: &str) -> Option<u16> {
+    let (_, value) = event.split_once(" = 0x")?;
+    let (queue, _) = value.split_once(' ')?;
+    u16::from_str_radix(queue, 16).ok()
 }
 
 /// The event of a line, which may begin with `123@456.789:`.
@@ -385,6 +394,15 @@ mod tests {
         let log = "virtio_set_status vdev 0x1 val 1\n\
                    123@1795344.1:virtio_set_status vdev 0x1 val 3\n\
                    virtio_pci_notify_write 0x0 = 0x0 (2)\nother: virtio_set_status \n";
-        assert_eq!(count_trace(log), (2, 1));
+        assert_eq!(count_trace(log, None), (2, 1));
+        let log = "virtio_pci_notify_write 0x10 = 0x4 (2)\n\
+                   virtio_pci_notify_write_pio 0x10 = 0x14 (2)\n\
+                   virtio_pci_notify_write of another form\n";
+        assert_eq!(count_trace(log, None), (0, 3));
+        assert_eq!(
+            count_trace(log, Some(4)),
+            (0, 2),
+            "the control queue's is QEMU's to handle"
+        );
     }
 }

@@ -17,7 +17,7 @@ use self::prepare::{
 };
 use super::arch::Arch;
 use super::channel::{Frame, LocalOutlet};
-use super::cli::{Interrupts, Machine, Nic, QemuArgs, Suite};
+use super::cli::{Interrupts, Lanes, Machine, Nic, QemuArgs, Suite};
 use super::features::{self, Steer};
 use super::job::{GUEST, Job, Link, Load, PEER, PREFIX, Tool};
 use super::limits::{Deadline, TICK};
@@ -40,6 +40,9 @@ const WORK: &str = ".work-";
 const CACHE_SECONDS: u64 = 900;
 /// The guest gives up after so long without a request.
 const IDLE_SECONDS: u32 = 60;
+
+/// Pings of each queue pair, where there are several.
+const PAIR_PINGS: u16 = 4000;
 
 fn lock_file(dir: &Path) -> anyhow::Result<File> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -149,6 +152,7 @@ fn run_phases(
     let steer = args.steer()?;
     let machine = args.machine()?;
     args.check_suite()?;
+    let lanes = args.lanes()?;
     report.arch = args.arch.name().into();
     report.machine = machine.name().into();
 
@@ -207,6 +211,7 @@ fn run_phases(
             burst: args.burst,
         },
         batches: args.batches,
+        lanes,
     };
     let job = Job {
         total_seconds: args.time_limit(),
@@ -244,6 +249,7 @@ struct How {
     vectors: Option<u16>,
     load: Load,
     batches: u32,
+    lanes: Lanes,
 }
 
 /// Who hears what happens beside QEMU.
@@ -274,6 +280,11 @@ impl Site {
             nic.push(format!("rx_queue_size={}", sizes.0));
         }
         nic.extend(how.vectors.map(|vectors| format!("vectors={vectors}")));
+        let Lanes { pairs, .. } = how.lanes;
+        if pairs > 1 {
+            // A vector for each queue, the control queue, and changes of the configuration.
+            nic.push(format!("mq=on,vectors={}", 2 * pairs + 2));
+        }
         let options = Options {
             ip: format!("{GUEST}/{PREFIX}"),
             gateway: PEER.to_string(),
@@ -285,6 +296,7 @@ impl Site {
             refuse: how.steer.refuse.clone(),
             batches: how.batches,
             suite: how.suite.name().into(),
+            pairs: if pairs > 1 { PAIR_PINGS } else { 0 },
             ..Options::default()
         };
         Job {
@@ -296,6 +308,8 @@ impl Site {
             machine: self.arch.machine(how.machine, how.interrupts).into(),
             accel: self.inner_accel().into(),
             suite: how.suite,
+            cpus: how.lanes.cpus,
+            queue_pairs: how.lanes.pairs,
             nic: nic.join(","),
             guest: self.guest.clone(),
             command_line: options.to_command_line(),

@@ -20,7 +20,7 @@ use self::plan::{BackEnd, Cell};
 use self::table::{Outcome, Row, Table};
 use super::super::arch::Arch;
 use super::super::channel::Frame;
-use super::super::cli::{QemuArgs, VhostMode};
+use super::super::cli::{Lanes, QemuArgs, VhostMode};
 use super::super::features;
 use super::super::job::{Job, Load, Tool};
 use super::super::limits::Deadline;
@@ -288,6 +288,7 @@ fn job(site: &Site, cell: &Cell, dir: &Path) -> Result<Job, Stop> {
         batches: 0,
         suite: cell.suite,
         vectors: cell.vectors,
+        lanes: Lanes { cpus: 1, pairs: 1 },
     };
     Ok(Job {
         cell: cell.name.clone(),
