@@ -2,6 +2,8 @@
 
 #[path = "net/burst.rs"]
 mod burst;
+#[path = "net/cores.rs"]
+mod cores;
 mod support;
 #[path = "support/net.rs"]
 mod wire;
