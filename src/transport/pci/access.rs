@@ -120,8 +120,10 @@ impl fmt::Debug for Address {
 /// 2. A value is made by unsafe code only, and whoever makes one answers for what it is used for,
 ///    by all whom it is given to. While anybody uses registers of a function, nobody changes the
 ///    BARs, the command register or the window capability of that function, or the windows of a
-///    bridge before it, save the transport that drives the function. What this crate changes, and
-///    when, is written where a function takes an access.
+///    bridge before it, save the transport that drives the function. And no BAR is given addresses
+///    that memory or somebody else's registers have: [`assign_bars`](super::assign_bars) takes
+///    them from windows that its caller vouches for. What this crate changes, and when, is written
+///    where a function takes an access.
 ///
 /// It does not promise that the device tells the truth.
 #[allow(unsafe_code)] // declares the contract of who reaches configuration space
