@@ -4,7 +4,7 @@ mod pci_support;
 
 use pci_support::config::{BUS_MASTER, COMMAND, INTX_DISABLE, IO, MEMORY};
 use pci_support::{Cap, Fake, FakeConfig, FakeFunction, at, open, qemu_net};
-use vring::transport::pci::{Bar, BarError, Capabilities, PciError, Structure, scan};
+use vring::transport::pci::{Bar, BarError, Capabilities, PciError, PciTransport, Structure, scan};
 use vring::transport::{DeviceId, Transport};
 
 /// A function with these capabilities and BARs 4 (64-bit, 16 KiB) and 1 (4 KiB).
@@ -227,6 +227,41 @@ fn bug_class_44_of_duplicates_the_first_usable_one_is_used() {
         isr(),
     ]);
     assert_eq!(mapped(&config)[0], (0x80_0000_0000, 56));
+}
+
+/// An instance that the kernel cannot map is none that it can support.
+///
+/// Defends: PCI-006.
+#[test]
+fn bug_class_44_of_duplicates_the_first_that_the_kernel_maps_is_used() {
+    const FAR: u64 = 0x100_0000_0000;
+    let mut caps = Vec::new();
+    for bar in [0, 4, 2] {
+        caps.push(Cap::virtio(1, bar, 0, 0x40));
+        caps.push(Cap::notify(bar, 0x3000, 0x1000, 4));
+        caps.push(Cap::virtio(3, bar, 0x1000, 1));
+    }
+    let function = FakeFunction::new(0x1af4, 0x1041)
+        .memory_bar64(0, FAR, 0x4000)
+        .memory_bar64(2, FAR + 0x4000, 0x4000)
+        .memory_bar64(4, 0x80_0000_0000, 0x4000)
+        .caps(caps);
+    let (config, fake) = (FakeConfig::with(at(), function), Fake::new());
+    let near = |address, len| match address {
+        FAR.. => None,
+        _ => fake.map(address, len),
+    };
+    let transport = PciTransport::with_access(&config, at(), fake.clone(), near).unwrap();
+    assert_eq!(transport.num_queues(), Some(3));
+    // Where none can be mapped, the error tells of the first.
+    let (structure, address, length) = (Structure::Common, FAR, 64);
+    let failed = PciError::MapFailed {
+        structure,
+        address,
+        length,
+    };
+    let refused = PciTransport::with_access(&config, at(), Fake::new(), |_, _| None);
+    assert_eq!(refused.unwrap_err(), failed);
 }
 
 #[test]

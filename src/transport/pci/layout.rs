@@ -1,9 +1,9 @@
 //! Where the structures of a modern device are (VIRTIO 1.4, 4.1.4).
 //!
 //! A device may offer several instances of a structure, in its order of preference. Of those in
-//! memory the first one that can be used is; else the first one in ports, where the kernel has
-//! them; else the first one, through the window in configuration space, where the kernel wants
-//! that. Why an instance could not be used is remembered, and is the error when no other can.
+//! memory the first one that the kernel can map is used; else the first one in ports, where the
+//! kernel has them; else the first one, through the window in configuration space, where the kernel
+//! wants that. Why an instance could not be used is remembered, and is the error when no other can.
 
 use core::fmt;
 
@@ -106,15 +106,19 @@ pub(super) struct Port {
     pub(super) port: u32,
 }
 
-/// What was found of one structure: its first instance of each kind, and the first that is of none.
+/// Instances of a structure that are kept: a BAR each of what a function has, and more than any
+/// device offers.
+const MOST: usize = 6;
+
+/// What was found of one structure: its first instances, and why the first that is of no use is not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     pub(super) structure: Structure,
-    /// At a physical address.
-    pub(super) memory: Option<Located<u64>>,
-    /// At a port.
-    pub(super) ports: Option<Located<Port>>,
-    /// Where the window would show it.
+    /// At physical addresses.
+    pub(super) memory: [Option<Located<u64>>; MOST],
+    /// At ports.
+    pub(super) ports: [Option<Located<Port>>; MOST],
+    /// Where the window would show the first.
     pub(super) window: Option<Located<At>>,
     pub(super) unusable: Option<PciError>,
 }
@@ -123,8 +127,8 @@ impl Found {
     const fn nothing(structure: Structure) -> Self {
         Self {
             structure,
-            memory: None,
-            ports: None,
+            memory: [None; MOST],
+            ports: [None; MOST],
             window: None,
             unusable: None,
         }
@@ -158,12 +162,10 @@ impl Found {
             self.window.get_or_insert(located(at, shown, multiplier));
         }
         match spot {
-            Ok(Spot::Memory(at)) => {
-                self.memory.get_or_insert(located(at, mapped, multiplier));
-            }
+            Ok(Spot::Memory(at)) => keep(&mut self.memory, located(at, mapped, multiplier)),
             Ok(Spot::Ports(port)) => {
                 let at = Port { bar, port };
-                self.ports.get_or_insert(located(at, mapped, multiplier));
+                keep(&mut self.ports, located(at, mapped, multiplier));
             }
             Err(error) => self.refuse(PciError::Bar { structure, error }),
         }
@@ -172,6 +174,13 @@ impl Found {
     fn refuse(&mut self, error: PciError) {
         log::debug!("an instance is skipped: {error}");
         self.unusable.get_or_insert(error);
+    }
+}
+
+/// Puts an instance behind those that were found before; forgets it where they are many.
+fn keep<T>(kept: &mut [Option<T>], instance: T) {
+    if let Some(free) = kept.iter_mut().find(|place| place.is_none()) {
+        *free = Some(instance);
     }
 }
 

@@ -53,16 +53,16 @@ impl<M, P, W> Hooks<M, P, W> {
     {
         let structure = found.structure;
         let mut error = None;
-        if let Some(at) = &found.memory {
+        for at in found.memory.iter().flatten() {
             match mapped(&mut self.map, structure, at) {
                 Ok(registers) => {
                     self.decode |= COMMAND_MEMORY;
                     return Ok((Place::Memory(registers), at.multiplier));
                 }
-                Err(failed) => error = Some(failed),
+                Err(failed) => error = error.or(Some(failed)),
             }
         }
-        if let Some(located) = &found.ports {
+        for located in found.ports.iter().flatten() {
             let Port { bar, port } = located.at;
             let length = located.length as usize;
             let area = (self.ports)(port, length);
