@@ -1,12 +1,12 @@
 //! Interrupt vectors of a device that has fewer than queues: one each, one for all, or none but
-//! for the configuration.
+//! for the configuration; and the line that is left, which devices share.
 
 mod pci_support;
 
 use pci_support::config::INTX_DISABLE;
 use pci_support::{AREAS, Fake, FakeConfig, FakeFunction, at, open};
 use vring::transport::pci::{Message, MsixError, MsixTable, PciTransport};
-use vring::transport::{QueueIndex, Status, Transport, TransportError};
+use vring::transport::{Interrupt, QueueIndex, Status, Transport, TransportError};
 
 const NONE: u16 = 0xffff;
 
@@ -165,4 +165,33 @@ fn bug_class_70_a_vector_that_was_given_no_message_stays_masked() {
     }
     let why = MsixError::NoMessage { vector: 7 }.to_string();
     assert!(why.contains("7") && why.contains("`set`"), "{why}");
+}
+
+/// A line stays up until each device on it has been asked, and asking one takes nothing from the
+/// other.
+#[test]
+fn bug_class_71_on_a_shared_line_each_status_answers_for_its_own_device() {
+    let on_the_line = || {
+        let function = FakeFunction::qemu(0x1041).memory_bar(1, 0xfebd_0000, 0x8000);
+        let config = FakeConfig::with(at(), function);
+        let fake = Fake::new();
+        let isr = open(&config, &fake).unwrap().take_isr().unwrap();
+        (fake, isr)
+    };
+    let ((first, first_isr), (second, second_isr)) = (on_the_line(), on_the_line());
+    let up = || first.model().isr | second.model().isr != 0;
+    for (of_first, of_second) in [(1, 0), (0, 1), (1, 2), (3, 3), (2, 0)] {
+        first.model().isr = of_first;
+        second.model().isr = of_second;
+        assert!(up());
+        assert_eq!(second_isr.ack(), Interrupt::from_bits_retain(of_second));
+        assert_eq!(
+            first.model().isr,
+            of_first,
+            "the other device's is left alone"
+        );
+        assert_eq!(first_isr.ack(), Interrupt::from_bits_retain(of_first));
+        assert!(!up(), "nobody is left who holds the line");
+        assert!(first_isr.ack().is_empty() && second_isr.ack().is_empty());
+    }
 }

@@ -38,6 +38,9 @@ const PATHS: [Way; 3] = [
     },
 ];
 
+/// Ways to wait for an answer, side by side in one guest.
+const WAITING: [&str; 4] = ["--vhost", "off", "--suite", "interrupts"];
+
 /// The rest of a run, as short as it goes: it is judged elsewhere.
 const SHORT: [&str; 8] = [
     "--pings",
@@ -96,6 +99,52 @@ pub(super) fn measure(
             .notes
             .push(format!("{}: {accel}, vhost {mode}.", path.contender));
     }
+    measure_waiting(bench, run, found)
+}
+
+/// What it costs to wait for the answer to one question.
+fn measure_waiting(
+    bench: &mut Bench<'_>,
+    run: &mut Run<'_>,
+    found: &mut Found,
+) -> Result<(), Stop> {
+    bench.doing("ways to wait");
+    let out = run.context.out.join("guest").join("waiting");
+    let report = xtask_qemu(bench, run, &WAITING, &out)?;
+    if report.exit_code == EXIT_MISSING {
+        let skipped = report.findings.skipped.first();
+        let why = skipped.map_or("", |skip| &skip.why);
+        let fix = skipped.map_or("", |skip| &skip.fix);
+        found.skip(format!("ways to wait: {why}"), fix);
+        return Ok(());
+    }
+    if !report.ok || report.findings.waiting.is_empty() {
+        let failure = report.findings.failures.first();
+        let seen = failure.map_or("none in its report", |failure| failure.seen.as_str());
+        found.failures.push(format!("ways to wait: {seen}"));
+        return Ok(());
+    }
+    for way in &report.findings.waiting {
+        let each = |count: u64| count as f64 / f64::from(way.packets.max(1));
+        for (what, value, unit) in [
+            ("median from question to answer", way.median_us, Unit::Us),
+            ("interrupts", each(way.interrupts), Unit::PerPacket),
+            ("doorbell stores", each(way.doorbells), Unit::PerPacket),
+            ("halts", each(way.halts), Unit::PerPacket),
+        ] {
+            let key = Key {
+                group: Group::Guest,
+                case: format!("{what}, waiting"),
+                contender: format!("vring, {}", way.mode),
+            };
+            let class = Class::Any;
+            bench.add(key, What::Sample { class, value, unit }, found);
+        }
+    }
+    let accel = report.accel.unwrap_or_default();
+    found.notes.push(format!(
+        "waiting: {accel}; answers leave the user-mode network in bunches, 500 us apart."
+    ));
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
     let outcome = bench.first().and_then(|card| link(card, "config change"));
     judge(
         report,
-        "config_change_interrupts",
+        "bug_class_72_a_configuration_change_is_an_event",
         outcome,
         "an interrupt for the configuration, the link's new state, and traffic afterwards",
         HERE,
@@ -43,7 +43,7 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
         });
         judge(
             report,
-            "config_change_has_its_own_vector",
+            "bug_class_70_and_72_configuration_only",
             outcome,
             "with queues that are polled, interrupts for the configuration alone",
             HERE,
@@ -52,7 +52,6 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
 }
 
 /// Has the link taken down and up.
-/// Bug class: 72
 fn link(mut card: Card, exercise: &str) -> Result<String, String> {
     let polled = card.interrupts.queue_vector(0).is_none() && card.interrupts.name() == "msix";
     let converse = |card: &mut Card| match polled {

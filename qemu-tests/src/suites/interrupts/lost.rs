@@ -23,7 +23,7 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
     type Exercise = fn(&Bench<'_>, Card) -> Result<String, String>;
     let exercises: [(&str, Exercise, &str); 6] = [
         (
-            "arm_answers_for_what_raced_in",
+            "interrupt_or_arm_tells_of_every_answer",
             race,
             "whenever an answer comes, `arm` says so or an interrupt does",
         ),
@@ -38,12 +38,12 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
             "none while held, one afterwards, and the answer is there",
         ),
         (
-            "spurious_interrupt_is_counted_and_harmless",
+            "bug_class_73_spurious_interrupts_are_counted",
             spurious,
             "taken, counted as nobody's or as without work, and traffic goes on",
         ),
         (
-            "late_interrupt_finds_the_work_done",
+            "bug_class_73_an_interrupt_after_its_work",
             late,
             "one interrupt without work, and traffic goes on",
         ),
@@ -64,7 +64,6 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
 
 /// Arms at ever another moment after the question. Every sixteenth time it is so late that the
 /// answer has come.
-/// Bug class: 73
 fn race(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let (mut raced_in, mut interrupted, mut late) = (0, 0, 0);
     for round in 0..ROUNDS {
@@ -145,7 +144,6 @@ fn masked(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
 }
 
 /// The table's entry is masked, or the function's line disabled, while the device signals.
-/// Bug class: 73
 fn held(bench: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let hold = |card: &mut Card, held: bool| {
         let done = card.interrupts.hold(bench.machine, held);
@@ -183,7 +181,6 @@ fn held(bench: &Bench<'_>, mut card: Card) -> Result<String, String> {
 }
 
 /// The kernel raises the device's vectors itself.
-/// Bug class: 73
 fn spurious(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     const TIMES: u64 = 5;
     card.converse(ROUNDS / 10)?;

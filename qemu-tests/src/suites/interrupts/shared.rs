@@ -30,14 +30,14 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
     report.check("shared_line_same", same, "one line", &seen, hint);
     judge(
         report,
-        "shared_line_both_interrupt",
+        "bug_class_71_two_devices_on_one_line",
         both(bench),
         "each device's interrupts are its own, and the line comes down",
         HERE,
     );
     judge(
         report,
-        "shared_line_outlives_a_device",
+        "bug_class_71_a_device_leaves_the_line",
         one_leaves(bench),
         "a device goes on when the other one is reset and has no handler any more",
         HERE,
@@ -50,7 +50,6 @@ fn start(bench: &Bench<'_>) -> Result<[Card; 2], String> {
 }
 
 /// Both at once, then one alone and the other alone.
-/// Bug class: 71
 fn both(bench: &Bench<'_>) -> Result<String, String> {
     let [mut a, mut b] = start(bench)?;
     let vector = *a.interrupts.vectors().first().ok_or("no vector")?;

@@ -30,7 +30,7 @@ const TOO_MANY: u16 = 0x7ff;
 pub(super) fn run(bench: &mut Bench<'_>, report: &mut Report) {
     judge(
         report,
-        "vectors_not_enabled_are_refused",
+        "bug_class_70_present_is_not_enabled",
         not_enabled(bench),
         "MSI-X that is there and not enabled: a vector is refused by name",
         HERE,
@@ -38,15 +38,15 @@ pub(super) fn run(bench: &mut Bench<'_>, report: &mut Report) {
     match count(bench) {
         Ok(vectors) => {
             for (check, sharing) in [
-                ("vectors_each", Sharing::Each),
-                ("vectors_one_for_all", Sharing::One),
+                ("bug_class_70_vectors_for_each", Sharing::Each),
+                ("bug_class_70_one_vector_for_all", Sharing::One),
             ] {
                 let must = "interrupts for each queue where it is to interrupt";
                 judge(report, check, shared(bench, sharing, vectors), must, HERE);
             }
             judge(
                 report,
-                "vectors_beyond_the_table_are_refused",
+                "bug_class_70_fewer_vectors_are_a_typed_error",
                 beyond(bench, vectors),
                 "the vector and how many there are",
                 HERE,
@@ -55,7 +55,7 @@ pub(super) fn run(bench: &mut Bench<'_>, report: &mut Report) {
             if vectors > 3 {
                 judge(
                     report,
-                    "vectors_that_the_device_refuses_are_seen",
+                    "bug_class_70_no_vector_is_read_back",
                     refused(bench, vectors - 1),
                     "NO_VECTOR read back is an error with what was read",
                     HERE,
@@ -67,7 +67,7 @@ pub(super) fn run(bench: &mut Bench<'_>, report: &mut Report) {
             bench.how = How::Line;
             judge(
                 report,
-                "vectors_absent_fall_back_to_the_line",
+                "bug_class_70_without_msix_the_line",
                 fall_back(bench, &why),
                 "an error that says what to use instead, and interrupts by the line",
                 HERE,
@@ -86,7 +86,6 @@ fn count(bench: &Bench<'_>) -> Result<u16, String> {
     Ok(vectors)
 }
 
-/// Bug class: 70
 fn shared(bench: &Bench<'_>, sharing: Sharing, vectors: u16) -> Result<String, String> {
     let how = How::Messages(sharing);
     let mut card = Card::start(bench.machine, bench.cards[0], how, bench.options)?;
@@ -194,14 +193,12 @@ fn same(why: &InitFailure, expected: TransportError) -> Result<String, String> {
     }
 }
 
-/// Bug class: 70
 fn not_enabled(bench: &Bench<'_>) -> Result<String, String> {
     let transport = transport(bench.machine, bench.cards[0])?;
     let why = why(bench, transport, [Some(0), None, None])?;
     same(&why, TransportError::NoVectors)
 }
 
-/// Bug class: 70
 fn beyond(bench: &Bench<'_>, vectors: u16) -> Result<String, String> {
     let mut transport = transport(bench.machine, bench.cards[0])?;
     let table = DeviceInterrupts::msix(bench.machine, &mut transport, 2, Sharing::One);
@@ -212,7 +209,6 @@ fn beyond(bench: &Bench<'_>, vectors: u16) -> Result<String, String> {
 }
 
 /// The device is given a vector that it does not have, and says so by NO_VECTOR.
-/// Bug class: 70
 fn refused(bench: &Bench<'_>, vector: u16) -> Result<String, String> {
     let map = |address, len| pci::map_registers(bench.machine, address, len);
     let access = Confused { vector };
