@@ -4,10 +4,13 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::card::{Card, How};
 use super::{Bench, judge};
 use crate::kernel::arch;
+use crate::kernel::interrupts::{self, Vector};
 use crate::report::Report;
 
 const HERE: &str = "qemu-tests/src/suites/interrupts/shared.rs";
@@ -105,6 +108,32 @@ fn both(bench: &Bench<'_>) -> Result<String, String> {
     Ok(seen)
 }
 
+/// A handler is called as long as it is on the line, and not after.
+fn off_the_line(bench: &Bench<'_>, card: &mut Card) -> Result<(), String> {
+    let calls = Arc::new(AtomicU64::new(0));
+    let line = arch::line_of(bench.machine, card.address).map_err(|why| why.to_string())?;
+    let handler = {
+        let calls = calls.clone();
+        move || {
+            calls.fetch_add(1, Ordering::Relaxed);
+            false
+        }
+    };
+    let known = |_: Vector| Err("the line has a vector already");
+    let hook = interrupts::share(line, handler, "no vector", known)?;
+    card.converse(ROUNDS)?;
+    let on = calls.load(Ordering::Relaxed);
+    drop(hook);
+    card.converse(ROUNDS)?;
+    let off = calls.load(Ordering::Relaxed) - on;
+    if on == 0 || off != 0 {
+        return Err(format!(
+            "{on} calls of a handler on the line, {off} once it was off"
+        ));
+    }
+    Ok(())
+}
+
 /// One is reset, and the other one goes on; then the line has both again.
 fn one_leaves(bench: &Bench<'_>) -> Result<String, String> {
     let [a, mut b] = start(bench)?;
@@ -116,6 +145,7 @@ fn one_leaves(bench: &Bench<'_>) -> Result<String, String> {
             "{count} interrupts, {foreign} foreign ones of a device at rest"
         ));
     }
+    off_the_line(bench, &mut b)?;
     let mut again = bench.first()?;
     again.converse(ROUNDS)?;
     b.converse(ROUNDS)?;
