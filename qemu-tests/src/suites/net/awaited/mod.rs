@@ -32,8 +32,8 @@ use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/awaited";
 
-/// Bytes of a frame's room in front, for the device's header.
-const HEADROOM: usize = 12;
+/// Bytes of the device's header at most (VIRTIO 1.4, 5.1.6.1).
+const HEADER: usize = 12;
 
 /// How long it may take on a host that is busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -170,9 +170,9 @@ fn deadline() -> Duration {
     clock::now() + PATIENCE
 }
 
-/// A question with room in front for the device's header.
-fn bytes(mac: [u8; 6], config: &Config) -> Box<[u8]> {
-    let mut bytes = vec![0; HEADROOM + FRAME].into_boxed_slice();
-    bytes[HEADROOM..].copy_from_slice(&question(mac, config));
+/// A question with so much room in front for the device's header.
+fn bytes(room: usize, mac: [u8; 6], config: &Config) -> Box<[u8]> {
+    let mut bytes = vec![0; room + FRAME].into_boxed_slice();
+    bytes[room..].copy_from_slice(&question(mac, config));
     bytes
 }

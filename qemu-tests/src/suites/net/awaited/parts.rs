@@ -24,7 +24,7 @@ use vring_protocol::{Event, Options};
 
 use super::super::super::arp::{FRAME, is_answer};
 use super::super::{LOCAL_MAC, facts};
-use super::{End, HEADROOM, Outcome, bytes, deadline, once};
+use super::{End, HEADER, Outcome, bytes, deadline, once};
 use crate::kernel::clock;
 use crate::kernel::device_interrupts::{DeviceInterrupts, Wakes};
 use crate::kernel::executor::{self, Alarms, Job};
@@ -184,7 +184,7 @@ impl<T: Transport> Stage<T> {
 
     fn frame(&self) -> Window<Memory> {
         self.outcome.borrow_mut().made += 1;
-        Window::new(bytes(self.mac, &self.config), HEADROOM, FRAME)
+        Window::new(bytes(HEADER, self.mac, &self.config), HEADER, FRAME)
     }
 
     /// Whether the queue has taken one more.

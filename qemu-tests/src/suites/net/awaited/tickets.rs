@@ -22,7 +22,7 @@ use vring_protocol::{Event, Options};
 
 use super::super::super::arp::is_answer;
 use super::super::{LOCAL_MAC, facts};
-use super::{HEADROOM, Outcome, bytes, deadline};
+use super::{HEADER, Outcome, bytes, deadline};
 use crate::kernel::device_interrupts::{DeviceInterrupts, Wakes};
 use crate::kernel::executor;
 use crate::kernel::platform::Identity;
@@ -38,9 +38,11 @@ const SIZE: u16 = 16;
 /// Questions that are asked at once.
 const WAVE: u32 = 8;
 
-/// Bytes of a receive buffer: the device's header (VIRTIO 1.4, 5.1.6.1: with `VIRTIO_F_VERSION_1`)
-/// and the longest frame.
-const RECEIVE: usize = HEADROOM + 1514;
+/// The header of a legacy device, which does not say of how many buffers a frame is.
+const LEGACY_HEADER: usize = 10;
+
+/// Bytes of a receive buffer behind the header: the longest frame.
+const RECEIVE: usize = 1514;
 
 /// Where the card has the state of its link, and the bit in it (VIRTIO 1.4, 5.1.4).
 const STATUS: usize = 6;
@@ -77,6 +79,11 @@ pub(super) fn run<T: Transport>(
         rx: &rx,
         tx: &tx,
         config,
+        header: if live.features().has(Feature::VERSION_1) {
+            HEADER
+        } else {
+            LEGACY_HEADER
+        },
         made: &made,
         back: &back,
         outcome: Outcome::default(),
@@ -126,8 +133,8 @@ fn start<T: Transport>(
 ) -> Result<Started<T>, String> {
     let wish = Wish {
         want: WANTED,
-        require: Feature::VERSION_1.into(),
         refuse: facts::by_name(&options.refuse)?,
+        legacy: true,
         ..Wish::default()
     };
     let reset = init::reset(transport, &Identity).map_err(|error| error.why.to_string())?;
@@ -182,6 +189,8 @@ struct Talk<'a> {
     rx: &'a Received,
     tx: &'a Sent,
     config: &'a Config,
+    /// Bytes of the device's header.
+    header: usize,
     /// Buffers that were made, and that are back.
     made: &'a Cell<u64>,
     back: &'a Cell<u64>,
@@ -237,7 +246,7 @@ impl<'a> Talk<'a> {
     /// Submits a question when there is room.
     async fn submit(&self) -> Result<InFlight<'a, Identity, Readable<Memory>>, String> {
         count(self.made);
-        let question = Readable(bytes(LOCAL_MAC, self.config));
+        let question = Readable(bytes(self.header, LOCAL_MAC, self.config));
         let submitted = self.tx.submit(question).await;
         submitted.map_err(|error| format!("{:?}", error.why))
     }
@@ -250,7 +259,7 @@ impl<'a> Talk<'a> {
             .is_some_and(|free| free > 0)
         {
             count(self.made);
-            let buffer = Writable(vec![0; RECEIVE].into_boxed_slice());
+            let buffer = Writable(vec![0; self.header + RECEIVE].into_boxed_slice());
             let submitted = self.rx.try_submit(buffer);
             receiving.push(submitted.map_err(|error| format!("{:?}", error.why))?);
         }
@@ -275,7 +284,7 @@ impl<'a> Talk<'a> {
         });
         let (written, Writable(frame)) = received.await?;
         count(self.back);
-        let frame = frame.get(HEADROOM..written as usize).unwrap_or_default();
+        let frame = frame.get(self.header..written as usize).unwrap_or_default();
         Ok(frame.into())
     }
 }
