@@ -9,8 +9,9 @@
 //!    the end of the table where they are used, and runs end with their ring at the latest, so that
 //!    no value of any index or place leaves the region.
 //! 2. A word of a ring is accessed as an atomic of its own width, by us and by the device: a
-//!    descriptor as two 64-bit words, a used element as two 32-bit words, everything else as
-//!    16-bit words. There is never a reference or a slice over ring memory.
+//!    descriptor as two 64-bit words, or in halves where pointers have 32 bits, which [`area`]
+//!    argues for; a used element as two 32-bit words, everything else as 16-bit words. There is
+//!    never a reference or a slice over ring memory.
 //! 3. Cells are bytes that only one side writes at a time; a hostile device may write them at any
 //!    time, so replies are copied out by volatile reads.
 //!
@@ -24,11 +25,6 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
-
-#[cfg(not(vring_loom))]
-use core::sync::atomic::AtomicU64;
-#[cfg(vring_loom)]
-use loom::sync::atomic::AtomicU64;
 
 use crate::dma::DmaRegion;
 use crate::platform::{DmaAddr, Platform};
@@ -578,30 +574,29 @@ impl PackedDescriptor<'_> {
         unsafe { self.desc.set_u64(self.offset, addr) };
     }
 
-    #[inline(always)] // an address
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
-        unsafe { self.desc.word_u64(self.offset + 8) }
-    }
-
     /// Writes the second word: length, id, flags.
     #[inline(always)] // one store
     pub(crate) fn set_word(&self, second: u64) {
-        self.word().store(second.to_le(), Ordering::Relaxed);
+        self.store(second, Ordering::Relaxed);
     }
 
     /// Writes the second word: everything written before is visible to who reads it.
     #[inline(always)] // one store
     pub(crate) fn set_word_release(&self, second: u64) {
-        let word = self.word();
-        word.store(second.to_le(), Ordering::Release);
+        self.store(second, Ordering::Release);
+    }
+
+    #[inline(always)] // one store
+    fn store(&self, second: u64, order: Ordering) {
+        // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
+        unsafe { self.desc.store_u64(self.offset + 8, second, order) };
     }
 
     /// Reads the second word: everything the device wrote before is visible.
     #[inline(always)] // one load
     pub(crate) fn word_acquire(&self) -> u64 {
-        let word = self.word();
-        u64::from_le(word.load(Ordering::Acquire))
+        // SAFETY: invariants 1 and 2: a descriptor of the ring has two words.
+        unsafe { self.desc.load_u64(self.offset + 8, Ordering::Acquire) }
     }
 }
 
@@ -628,8 +623,7 @@ impl PackedRun<'_> {
             // behind that of the ring.
             unsafe { self.desc.set_u64(at.offset, addr) };
             // SAFETY: as above; it has two words.
-            let word = unsafe { self.desc.word_u64(at.offset + 8) };
-            word.store(second.to_le(), Ordering::Relaxed);
+            unsafe { self.desc.set_u64(at.offset + 8, second) };
         }
     }
 }

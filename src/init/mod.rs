@@ -59,10 +59,15 @@ impl Epoch {
     /// `None` when they are used up, after 2^32 initializations on the smallest machines.
     pub(crate) fn new() -> Option<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
-        let step = |n: usize| n.checked_add(1);
-        NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
-            .ok()
-            .map(Self)
+        let mut epoch = NEXT.load(Ordering::Relaxed);
+        // `fetch_update` would do, but newer compilers than the oldest that will do rename it.
+        loop {
+            let next = epoch.checked_add(1)?;
+            match NEXT.compare_exchange_weak(epoch, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(Self(epoch)),
+                Err(seen) => epoch = seen,
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use loom::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::Shape;
 
@@ -142,8 +142,14 @@ impl Area {
 
     /// # Safety
     /// As the real one.
-    pub(super) unsafe fn word_u64(&self, offset: usize) -> &AtomicU64 {
-        self.u64(offset)
+    pub(super) unsafe fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        self.u64(offset).store(value.to_le(), order);
+    }
+
+    /// # Safety
+    /// As the real one.
+    pub(super) unsafe fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        u64::from_le(self.u64(offset).load(order))
     }
 
     /// # Safety

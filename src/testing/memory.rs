@@ -17,7 +17,9 @@
 use alloc::sync::Arc;
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+#[cfg(target_pointer_width = "64")]
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use super::books::Core;
 use super::platform::{Fake, Kind};
@@ -179,7 +181,25 @@ macro_rules! words {
 words! {
     load_u16, store_u16: AtomicU16 of u16;
     load_u32, store_u32: AtomicU32 of u32;
+}
+
+#[cfg(target_pointer_width = "64")]
+words! {
     load_u64, store_u64: AtomicU64 of u64;
+}
+
+/// In halves, as the driver has them: the upper one carries the order.
+#[cfg(not(target_pointer_width = "64"))]
+impl Words {
+    pub(super) fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        let upper = self.load_u32(offset + 4, order);
+        u64::from(upper) << 32 | u64::from(self.load_u32(offset, Ordering::Relaxed))
+    }
+
+    pub(super) fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        self.store_u32(offset, value as u32, Ordering::Relaxed);
+        self.store_u32(offset + 4, (value >> 32) as u32, order);
+    }
 }
 
 /// A buffer of the driver, from `map` to `unmap`.

@@ -13,6 +13,10 @@ pub const BAR1: u64 = 0xfebd_0000;
 
 const ARENA: usize = 1 << 20;
 
+/// A context is an offset in these bits, and the device's number above them.
+const AT_BITS: u32 = if usize::BITS < 64 { 18 } else { 32 };
+const AT_MASK: usize = (1 << AT_BITS) - 1;
+
 /// Offsets and widths of the common configuration structure.
 const COMMON: &[(usize, u16)] = &[
     (0x00, 4),
@@ -176,7 +180,8 @@ impl Fake {
         };
         let mut devices = DEVICES.lock().unwrap();
         let shared = Arc::new(Shared {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            // Where numbers come again, those of devices that live at once are still different.
+            id: NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> AT_BITS),
             arena: Mutex::new(arena),
             base,
             ranges: Mutex::new(Vec::new()),
@@ -259,9 +264,9 @@ impl Fake {
             of_context(context)
                 .model()
                 .rings
-                .push((context & 0xffff_ffff, value as u16));
+                .push((context & AT_MASK, value as u16));
         };
-        Doorbell::function(ring, self.0.id << 32 | at, value)
+        Doorbell::function(ring, self.0.id << AT_BITS | at, value)
     }
 
     pub fn doorbell_with_data_at(&self, at: usize, value: u16) -> Doorbell {
@@ -269,21 +274,21 @@ impl Fake {
             of_context(context)
                 .model()
                 .data_rings
-                .push((context & 0xffff_ffff, value))
+                .push((context & AT_MASK, value))
         };
-        Doorbell::function(ring, self.0.id << 32 | at, value).with_data()
+        Doorbell::function(ring, self.0.id << AT_BITS | at, value).with_data()
     }
 
     pub fn isr_handle(&self) -> Isr {
         let ack = |context| std::mem::take(&mut of_context(context).model().isr);
-        Isr::function(ack, self.0.id << 32)
+        Isr::function(ack, self.0.id << AT_BITS)
     }
 }
 
 fn of_context(context: usize) -> Fake {
     let devices = DEVICES.lock().unwrap();
     let mut living = devices.iter().filter_map(std::sync::Weak::upgrade);
-    Fake(living.find(|d| d.id == context >> 32).unwrap())
+    Fake(living.find(|d| d.id == context >> AT_BITS).unwrap())
 }
 
 // SAFETY: this is the device, and each call reaches its register once. It uses no memory.
