@@ -19,6 +19,7 @@ pub(crate) mod section;
 pub(crate) mod sections;
 mod suites;
 mod tally;
+mod targets;
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,16 +1,18 @@
 //! What checks need of the machine: looked for by using it, provided with consent.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::section::Skip;
 use crate::qemu::limits::Deadline;
-use crate::qemu::process;
 use crate::qemu::provision::Provision;
+use crate::qemu::provision::tools::emulator_at_hand;
 use crate::qemu::stop::Stop;
+use crate::qemu::{default_out, process, target_dir};
 
 /// How long a probe may take: it starts a program that says its version.
 const PROBE_SECONDS: u64 = 60;
-/// How long rustup may take to fetch a toolchain.
+/// How long rustup may take to fetch a toolchain, or cargo to build a program.
 const FETCH_SECONDS: u64 = 900;
 
 /// Something that may not be on this machine.
@@ -38,6 +40,16 @@ pub(crate) enum Need {
         header: &'static str,
         package: &'static str,
     },
+    /// The program of a crate, by the name of both: on the search path, or built under `target/`.
+    Crate {
+        name: &'static str,
+        version: &'static str,
+    },
+    /// A QEMU for programs of another architecture: on the search path, or unpacked under
+    /// `target/`.
+    Emulator(&'static str),
+    /// A kernel that runs 32-bit programs of x86.
+    Programs32,
 }
 
 impl Need {
@@ -63,6 +75,9 @@ impl Need {
             Self::Target(triple) => format!("the Rust target {triple}"),
             Self::Program { program, .. } => (*program).into(),
             Self::Header { header, .. } => format!("the C header <{header}>"),
+            Self::Crate { name, version } => format!("{name} {version}"),
+            Self::Emulator(program) => (*program).into(),
+            Self::Programs32 => "a kernel that runs 32-bit programs".into(),
         }
     }
 
@@ -84,6 +99,11 @@ impl Need {
             Self::Header { header, .. } => {
                 answers(Command::new("cc").args(["-E", "-include", header, "-x", "c", "/dev/null"]))
             }
+            Self::Crate { name, version } => crate_program(name, version).is_some(),
+            Self::Emulator(program) => {
+                emulator_at_hand(&default_out().join("cache"), program).is_some()
+            }
+            Self::Programs32 => runs_32_bits(),
         }
     }
 
@@ -92,6 +112,13 @@ impl Need {
         let words: Vec<&str> = match self {
             Self::Program { package, .. } | Self::Header { package, .. } => {
                 return provision.install(&what, why, &[package]);
+            }
+            Self::Crate { name, version } => return build(provision, name, version),
+            Self::Emulator(program) => return provision.emulator(program).map(drop),
+            Self::Programs32 => {
+                let why = "this one does not, or not where this runs";
+                let fix = "run this where the kernel has CONFIG_IA32_EMULATION";
+                return Err(Stop::missing(what, why, fix));
             }
             Self::Subcommand { component, .. } => vec!["component", "add", component],
             Self::Target(triple) => vec!["target", "add", triple],
@@ -167,6 +194,65 @@ impl<'a> Machine<'a> {
         }
         Ok(None)
     }
+}
+
+/// The program of a crate: installed, or built under `target/`.
+pub(crate) fn crate_program(name: &str, version: &str) -> Option<PathBuf> {
+    let built = crate_root(name, version).join("bin").join(name);
+    process::find_program(name).or_else(|| built.is_file().then_some(built))
+}
+
+/// Where a crate's program is built: a place for each version.
+fn crate_root(name: &str, version: &str) -> PathBuf {
+    target_dir().join("tools").join(format!("{name}-{version}"))
+}
+
+/// Builds the program of a crate; nothing is installed outside `target/`.
+fn build(provision: &Provision<'_>, name: &str, version: &str) -> Result<(), Stop> {
+    let mut command = cargo();
+    command
+        .args(["install", "--quiet", "--locked", name, "--version", version])
+        .arg("--root")
+        .arg(crate_root(name, version));
+    provision.ui.note(&format!(
+        "building {name} under target/ (not installed): {}",
+        process::shell_words(&command)
+    ));
+    process::run_ok(&mut command, Deadline::seconds(FETCH_SECONDS))?;
+    Ok(())
+}
+
+/// Whether a program starts that is made of nothing but a header and the call that ends it.
+fn runs_32_bits() -> bool {
+    /// `exit(0)` of Linux on i386: `mov eax, 1`, `xor ebx, ebx`, `int 0x80`.
+    const CODE: [u8; 9] = [0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80];
+    const ADDRESS: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    let size = HEADERS + CODE.len() as u32;
+    // ELF: 32 bits, little-endian, version 1; then an executable of machine 3.
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    // Version, entry, program headers, no sections, no flags.
+    let rest = [1, ADDRESS + HEADERS, 52, 0, 0];
+    program.extend(rest.into_iter().flat_map(u32::to_le_bytes));
+    // The sizes of the headers, and one program header.
+    program.extend(
+        [52_u16, 32, 1, 0, 0, 0]
+            .into_iter()
+            .flat_map(u16::to_le_bytes),
+    );
+    // All of the file, loaded to be read and executed.
+    let load = [1, 0, ADDRESS, ADDRESS, size, size, 5, 0x1000];
+    program.extend(load.into_iter().flat_map(u32::to_le_bytes));
+    program.extend(CODE);
+    let run = || -> std::io::Result<bool> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("exit");
+        std::fs::write(&path, &program)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
+        Ok(answers(&mut Command::new(&path)))
+    };
+    run().unwrap_or(false)
 }
 
 fn cargo() -> Command {

@@ -3,10 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -136,6 +138,11 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Seconds that are left.
+    pub(crate) fn left(&self) -> u64 {
+        self.deadline.left().as_secs()
+    }
+
     /// Writes a line into the log.
     pub(crate) fn say(&mut self, text: &str) -> Result<(), Stop> {
         writeln!(self.log, "{text}").context("cannot write the log")?;
@@ -181,19 +188,6 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Runs commands side by side to their ends. What they printed is put together, one after the
-    /// other, and so gets into the log; the ending is that of the first that failed.
-    pub(crate) fn side_by_side(&mut self, cmds: &[Cmd]) -> Result<Printed, Stop> {
-        let printed = self.each(cmds)?;
-        let failed = printed.iter().find(|printed| !printed.ok());
-        let status = failed.or(printed.first()).context("no command")?.status;
-        let text = printed
-            .iter()
-            .map(|printed| printed.text.as_str())
-            .collect();
-        Ok(Printed { status, text })
-    }
-
     /// Runs commands side by side to their ends; what each printed gets into the log after it.
     pub(crate) fn each(&mut self, cmds: &[Cmd]) -> Result<Vec<Printed>, Stop> {
         let mut running = Vec::new();
@@ -211,6 +205,59 @@ impl<'a> Run<'a> {
             Ok(Printed { status, text })
         };
         ended.into_iter().map(printed).collect()
+    }
+
+    /// Runs commands to their ends, in their order, and as many at a time as there are cores; what
+    /// each printed, which gets into the log after them, and its seconds.
+    pub(crate) fn pool(&mut self, cmds: &[Cmd]) -> Result<Vec<(Printed, f64)>, Stop> {
+        let shown: Vec<String> = cmds
+            .iter()
+            .map(|cmd| self.note(cmd))
+            .collect::<Result<_, _>>()?;
+        let (deadline, dir) = (self.deadline, self.context.workspace.as_path());
+        let next = AtomicUsize::new(0);
+        let lane = || {
+            let mut done = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(cmd), Some(shown)) = (cmds.get(at), shown.get(at)) else {
+                    return done;
+                };
+                let start = Instant::now();
+                let (ended, text) = match Running::start(cmd, shown.clone(), dir, None) {
+                    Ok(running) => running.end(&deadline),
+                    Err(stop) => (Err(stop), String::new()),
+                };
+                let stopped = ended.is_err();
+                done.push((at, ended, text, start.elapsed().as_secs_f64()));
+                if stopped {
+                    return done;
+                }
+            }
+        };
+        let lanes = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let mut done: Vec<_> = std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+            let lanes = lanes.into_iter();
+            lanes
+                .flat_map(|lane| lane.join().unwrap_or_default())
+                .collect()
+        });
+        done.sort_by_key(|(at, ..)| *at);
+        for (_, _, text, _) in &done {
+            self.say(text)?;
+        }
+        let printed: Vec<_> = done
+            .into_iter()
+            .map(|(_, status, text, seconds)| {
+                let status = status?;
+                Ok((Printed { status, text }, seconds))
+            })
+            .collect::<Result<_, Stop>>()?;
+        if printed.len() != cmds.len() {
+            return Err(anyhow::anyhow!("{} of {} ran", printed.len(), cmds.len()).into());
+        }
+        Ok(printed)
     }
 
     /// Runs a command to its end, within `seconds`, and hands each line of its standard output on

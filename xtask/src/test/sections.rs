@@ -8,12 +8,12 @@ use super::run::{Cmd, Run};
 use super::section::{Check, Counts, Outcome, Section};
 use super::suites::{self, MiriRun};
 use super::tally::Tally;
-use super::{bench, budget, probe, qemu};
+use super::{bench, budget, probe, qemu, targets};
 use crate::qemu::arch::Arch;
 use crate::qemu::provision::rust::TARGET as BARE_METAL;
 
 /// Every section, in the order in which they run: what fails soonest comes first.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 18] = [
     "format",
     "conformance",
     "lints",
@@ -21,6 +21,7 @@ pub(crate) const NAMES: [&str; 17] = [
     "oracle",
     "docs",
     "build",
+    "targets",
     "model",
     "hostile",
     "loom",
@@ -31,14 +32,6 @@ pub(crate) const NAMES: [&str; 17] = [
     "hosted",
     "bench",
     "qemu",
-];
-
-/// Targets that the library is checked for where rustup can fetch them: 32 bits, and other
-/// architectures.
-const OTHER_TARGETS: [&str; 3] = [
-    "i686-unknown-linux-gnu",
-    "aarch64-unknown-none",
-    "riscv64gc-unknown-none-elf",
 ];
 
 /// The tests that are models: of the rings, and of what awaits them.
@@ -76,15 +69,20 @@ fn section(name: &'static str, context: &Context) -> Section {
         ),
         "docs" => ("documentation and its examples", 20, docs()),
         "build" => (
-            "bare metal, other targets, oldest compiler",
+            "every combination of features, other targets, oldest compiler",
             30,
-            build(context),
+            targets::build(context),
+        ),
+        "targets" => (
+            "tests where pointers have 32 bits, and big-endian",
+            30,
+            targets::tests(context),
         ),
         "model" => ("property tests", 20, vec![suite("model", context)]),
         "hostile" => ("devices that lie", 20, vec![suite("hostile", context)]),
         "loom" => ("the rings under a model checker", 20, loom(context)),
         "miri" => (
-            "undefined behavior: both aliasing models, both byte orders",
+            "undefined behavior: both aliasing models",
             45,
             miri(context),
         ),
@@ -200,52 +198,6 @@ fn docs() -> Vec<Check> {
     ]
 }
 
-fn build(context: &Context) -> Vec<Check> {
-    let mut checks: Vec<Check> = context
-        .feature_sets()
-        .into_iter()
-        .map(|(name, features)| {
-            let cmd = Cmd::cargo(["build", "--package", LIBRARY, "--target", BARE_METAL]);
-            command(
-                format!("{BARE_METAL}, {name}"),
-                cmd.args(features),
-                Tally::Command,
-            )
-            .needs(Need::Target(BARE_METAL))
-        })
-        .collect();
-    for target in OTHER_TARGETS {
-        let cmd = Cmd::cargo([
-            "check",
-            "--package",
-            LIBRARY,
-            "--target",
-            target,
-            "--all-features",
-        ]);
-        checks.push(
-            command(target, cmd, Tally::Command)
-                .needs(Need::Target(target))
-                .optional(),
-        );
-    }
-    // A toolchain is named by all three numbers.
-    let oldest = match context.rust_version.matches('.').count() {
-        1 => format!("{}.0", context.rust_version),
-        _ => context.rust_version.clone(),
-    };
-    let cmd = Cmd::cargo_of(&oldest, ["check", "--workspace", "--all-targets"]);
-    checks.push(
-        command(format!("oldest compiler, {oldest}"), cmd, Tally::Command)
-            .needs(Need::Toolchain {
-                name: oldest,
-                components: &[],
-            })
-            .optional(),
-    );
-    checks
-}
-
 fn unit(context: &Context) -> Vec<Check> {
     let of_package = |package: &str, what: &[&str]| {
         let cmd = Cmd::cargo(["test", "--no-fail-fast", "--package", package]).args(what);
@@ -290,7 +242,7 @@ fn suite(section: &'static str, context: &Context) -> Check {
 }
 
 /// Words that select test programs of the library.
-fn library_tests(names: &[&str], with_lib: bool) -> Vec<String> {
+pub(crate) fn library_tests(names: &[&str], with_lib: bool) -> Vec<String> {
     let mut words = vec!["--all-features".to_owned()];
     words.extend(with_lib.then(|| "--lib".to_owned()));
     words.extend(names.iter().map(|name| format!("--test={name}")));
@@ -316,33 +268,62 @@ fn loom(context: &Context) -> Vec<Check> {
     ]
 }
 
+/// All of what Miri does in one check: as many test programs at a time as there are cores, until
+/// none is left.
 fn miri(context: &Context) -> Vec<Check> {
-    let toolchain = Need::Toolchain {
+    let mut jobs: Vec<(String, Cmd)> = Vec::new();
+    let mut all = Vec::new();
+    for run in suites::UNDER_MIRI {
+        for name in suites::in_order(run.programs, &context.suites) {
+            let shown = match name {
+                suites::LIBRARY_TESTS => "the library's own",
+                name => name,
+            };
+            jobs.push((format!("{}, {shown}", run.name), under_miri(&[name], run)));
+            all.push(name);
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    // Compiled first, and together: of those that run side by side, one would wait for the other.
+    let compile = suites::UNDER_MIRI
+        .first()
+        .map(|run| under_miri(&all, run).args(["--no-run"]));
+    let (names, cmds): (Vec<String>, Vec<Cmd>) = jobs.into_iter().unzip();
+    let check = Check::new("both aliasing models", move |run| {
+        if let Some(compile) = &compile {
+            let printed = run.command(compile)?;
+            if !printed.ok() {
+                return Ok(Tally::Command.outcome(&printed));
+            }
+        }
+        let mut all = Outcome::default();
+        for (name, (printed, seconds)) in names.iter().zip(run.pool(&cmds)?) {
+            let one = Tally::Tests.outcome(&printed);
+            all.counts.add(one.counts);
+            let failures = one.failures.iter();
+            all.failures
+                .extend(failures.map(|failure| format!("{name}: {failure}")));
+            all.notes.push(format!(
+                "{name}: {} tests, {seconds:.0} s",
+                one.counts.passed
+            ));
+        }
+        Ok(all)
+    });
+    vec![check.needs(Need::Toolchain {
         name: "nightly".into(),
         components: &["miri", "rust-src"],
-    };
-    suites::UNDER_MIRI
-        .iter()
-        .map(|run| {
-            let programs = suites::in_order(run.programs, &context.suites);
-            let cmds = [0, 1].map(|turn| miri_run(run, programs.iter().skip(turn).step_by(2)));
-            Check::new(run.name, move |run| {
-                let printed = run.side_by_side(&cmds)?;
-                Ok(Tally::Tests.outcome(&printed))
-            })
-            .needs(toolchain.clone())
-        })
-        .collect()
+    })]
 }
 
-fn miri_run<'a>(run: &MiriRun, programs: impl Iterator<Item = &'a &'a str>) -> Cmd {
+fn under_miri(programs: &[&str], run: &MiriRun) -> Cmd {
     let words = ["miri", "test", "--no-fail-fast", "--package", LIBRARY];
-    let (libraries, names): (Vec<&str>, Vec<&str>) =
-        programs.partition(|&&name| name == suites::LIBRARY_TESTS);
-    let target = run.target.map(|target| format!("--target={target}"));
+    let (libraries, names): (Vec<&str>, Vec<&str>) = programs
+        .iter()
+        .partition(|&&name| name == suites::LIBRARY_TESTS);
     let flags = [MIRI, run.flags];
     Cmd::cargo_of("nightly", words)
-        .args(target)
         .args(library_tests(&names, !libraries.is_empty()))
         .env("MIRIFLAGS", flags.join(" ").trim_end())
 }

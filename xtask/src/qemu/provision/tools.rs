@@ -55,6 +55,11 @@ impl Provision<'_> {
         })
     }
 
+    /// QEMU for programs of another architecture.
+    pub(crate) fn emulator(&self, program: &'static str) -> Result<Tool, Stop> {
+        self.tool(&emulator(program))
+    }
+
     /// The version of a QEMU.
     pub(crate) fn qemu_version(qemu: &Tool) -> Option<(u32, u32)> {
         let mut command = qemu.command();
@@ -129,6 +134,27 @@ impl Provision<'_> {
             )),
         }
     }
+}
+
+/// QEMU for programs of another architecture, by the name of its program.
+fn emulator(program: &'static str) -> Want {
+    Want {
+        program,
+        package: "qemu-user",
+        version_flag: "--version",
+        since: QEMU_SINCE,
+        newer: false,
+        why: "QEMU's user mode runs tests that are compiled for another architecture",
+    }
+}
+
+/// The same, where it is here already: installed, or unpacked before.
+pub(crate) fn emulator_at_hand(cache: &Path, program: &'static str) -> Option<Tool> {
+    let want = emulator(program);
+    let installed = process::find_program(program).map(Tool::installed);
+    let unpacked = unpacked_tool(&cache.join("tools").join(program), program);
+    let mut tools = installed.into_iter().chain([unpacked]);
+    tools.find(|tool| check(tool, &want).is_ok())
 }
 
 /// Where an unpacked package has its program and its libraries.
