@@ -4,6 +4,9 @@
 //! must fail. The tests first pass on the copy of the workspace as it is; then, one mutant at a
 //! time, the copy is changed, exactly those tests are run, and the copy is changed back. A mutant
 //! that does not compile, or whose test is not there, is not caught.
+//!
+//! Two lanes go side by side, each with a copy of its own, as the compiler has little for a second
+//! core in a small change. The mutants of one test program are in one lane.
 
 pub(crate) mod cli;
 mod list;
@@ -13,6 +16,7 @@ mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -193,7 +197,69 @@ fn show_list(args: &MutantsArgs) -> u8 {
 
 /// Plays the mutants, and tells of each as it ends.
 fn play(run: &mut Run<'_>, mutants: Vec<Mutant>, mut tell: impl FnMut(Row)) -> Result<(), Stop> {
-    let out = run.context.target.join("mutants");
+    let (context, seconds) = (run.context, run.left());
+    let (sender, rows) = mpsc::channel();
+    let played = std::thread::scope(|scope| {
+        let lanes: Vec<_> = deal(mutants)
+            .into_iter()
+            .enumerate()
+            .map(|(number, mutants)| {
+                let (number, sender) = (number + 1, sender.clone());
+                let out = context.target.join(format!("mutants/lane-{number}"));
+                scope.spawn(move || -> Result<(), Stop> {
+                    std::fs::create_dir_all(&out)
+                        .with_context(|| format!("cannot make {}", out.display()))?;
+                    let mut run = Run::new(context, &out.join("mutants.log"), seconds)?;
+                    // Who listens does so to the end.
+                    play_lane(&mut run, mutants, &out, |row| drop(sender.send(row)))
+                })
+            })
+            .collect();
+        drop(sender);
+        let mut said = Ok(());
+        for row in rows {
+            said = said.and(run.say(&row.line()));
+            tell(row);
+        }
+        let panicked = || Err(Stop::Broken(anyhow::anyhow!("a lane panicked")));
+        let ends = lanes
+            .into_iter()
+            .map(|lane| lane.join().unwrap_or_else(|_| panicked()));
+        // All are waited for before the first that went wrong is told.
+        ends.fold(said, Result::and)
+    });
+    played
+}
+
+/// Deals mutants to two lanes, those of a test program to one of them, and so that neither has much
+/// more than the other; an empty lane is none.
+fn deal(mutants: Vec<Mutant>) -> Vec<Vec<Mutant>> {
+    let mut groups: BTreeMap<Program, Vec<Mutant>> = BTreeMap::new();
+    for mutant in mutants {
+        groups.entry(mutant.run.clone()).or_default().push(mutant);
+    }
+    let mut groups: Vec<Vec<Mutant>> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    let mut lanes = [Vec::new(), Vec::new()];
+    for group in groups {
+        let [first, second] = &mut lanes;
+        let lane = if second.len() < first.len() {
+            second
+        } else {
+            first
+        };
+        lane.extend(group);
+    }
+    lanes.into_iter().filter(|lane| !lane.is_empty()).collect()
+}
+
+/// Plays the mutants of a lane, in a copy of the workspace in its directory.
+fn play_lane(
+    run: &mut Run<'_>,
+    mutants: Vec<Mutant>,
+    out: &Path,
+    mut tell: impl FnMut(Row),
+) -> Result<(), Stop> {
     let tree = Tree::prepare(run, out.join("tree"))?;
     let mut programs: BTreeMap<Program, BTreeSet<String>> = BTreeMap::new();
     for mutant in &mutants {
@@ -202,7 +268,7 @@ fn play(run: &mut Run<'_>, mutants: Vec<Mutant>, mut tell: impl FnMut(Row)) -> R
     }
     for (program, names) in programs {
         let names: Vec<String> = names.into_iter().collect();
-        let cmd = command(&program, &names, &out);
+        let cmd = command(&program, &names, out);
         let printed = run.command_in(&cmd, tree.root())?;
         let bad = verdict::not_passed(&printed.text, &names);
         if !bad.is_empty() {
@@ -216,7 +282,7 @@ fn play(run: &mut Run<'_>, mutants: Vec<Mutant>, mut tell: impl FnMut(Row)) -> R
     for mutant in mutants {
         let start = Instant::now();
         run.say(&format!("mutant {}: {}", mutant.name, mutant.breaks))?;
-        let verdict = judge(run, &tree, &mutant, &out)?;
+        let verdict = judge(run, &tree, &mutant, out)?;
         let row = Row::new(mutant, verdict, start.elapsed().as_secs_f64());
         run.say(&row.line())?;
         tell(row);
@@ -259,10 +325,34 @@ fn command(program: &Program, names: &[String], out: &Path) -> Cmd {
         Program::Lib => plain().args(["--lib"]),
         Program::Test(name) => plain().args([format!("--test={name}")]),
     };
-    // Mutants are small changes to the same program, on machines for CI too; and what the tests say
-    // is read.
+    // Mutants are small changes to the same program, on machines for CI too; nobody debugs them; and
+    // what the tests say is read.
     cmd.env("CARGO_INCREMENTAL", "1")
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
+        .env("CARGO_PROFILE_LOOM_DEBUG", "none")
         .env("CARGO_TERM_QUIET", "false")
         .args(["--", "--exact"])
         .args(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutant_is_in_one_lane_and_those_of_a_program_stay_together() {
+        let mutants = read(&crate::qemu::workspace()).unwrap();
+        let names = |mutants: &[Mutant]| -> BTreeSet<String> {
+            mutants.iter().map(|mutant| mutant.name.clone()).collect()
+        };
+        let programs = |mutants: &[Mutant]| -> BTreeSet<Program> {
+            mutants.iter().map(|mutant| mutant.run.clone()).collect()
+        };
+        let [first, second] = <[_; 2]>::try_from(deal(mutants.clone())).unwrap();
+        assert!(programs(&first).is_disjoint(&programs(&second)));
+        assert_eq!(first.len() + second.len(), mutants.len());
+        assert_eq!(&names(&first) | &names(&second), names(&mutants));
+        let one = mutants.into_iter().take(1).collect();
+        assert_eq!(deal(one).len(), 1, "a lane that has nothing to do is none");
+    }
 }
