@@ -5,9 +5,9 @@
 //! [`adapter::futures`](crate::adapter).
 
 #[cfg(all(feature = "futures", not(vring_loom)))]
-pub(crate) use core::sync::atomic::{AtomicU8, AtomicUsize};
+pub(crate) use core::sync::atomic::AtomicUsize;
 #[cfg(all(feature = "futures", vring_loom))]
-pub(crate) use loom::sync::atomic::{AtomicU8, AtomicUsize};
+pub(crate) use loom::sync::atomic::AtomicUsize;
 
 #[cfg(not(vring_loom))]
 pub(crate) use core::sync::atomic::fence;

@@ -21,6 +21,8 @@ mod gone;
 mod line;
 #[path = "futures/net.rs"]
 mod net;
+#[path = "futures/parked.rs"]
+mod parked;
 #[path = "futures/points.rs"]
 mod points;
 #[path = "support/queue.rs"]
@@ -30,6 +32,8 @@ mod support;
 mod tasks;
 #[path = "futures/threads.rs"]
 mod threads;
+#[path = "futures/wakers.rs"]
+mod wakers;
 #[path = "support/net.rs"]
 mod wire;
 

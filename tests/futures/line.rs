@@ -1,6 +1,10 @@
 //! Waiting for room: who goes first, and who is not in the way.
 
-use std::task::Poll;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 
 use vring::adapter::futures::Unclaimed;
 use vring::testing::{Fake, Kind};
@@ -243,5 +247,71 @@ fn always_ready<K: Kind>(platform: &Fake<K>, ring: Ring) {
     // Two futures a round, and a turn for the others after 64.
     assert_eq!(polls, (rounds * 2).div_ceil(64));
     drop(task);
+    rig.finish(0, 0);
+}
+
+/// Polls tasks in the order in which they were woken.
+#[derive(Default)]
+struct Fifo(Mutex<VecDeque<usize>>);
+
+impl Fifo {
+    fn next(&self) -> Option<usize> {
+        self.0.lock().unwrap().pop_front()
+    }
+}
+
+struct Turn(usize, Arc<Fifo>);
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        let mut fifo = self.1.0.lock().unwrap();
+        if !fifo.contains(&self.0) {
+            fifo.push_back(self.0);
+        }
+    }
+}
+
+#[test]
+fn among_buffers_of_one_length_none_is_overtaken_more_often_than_there_are_tasks() {
+    rings!(overtaken);
+}
+
+fn overtaken<K: Kind>(platform: &Fake<K>, ring: Ring) {
+    const TASKS: usize = 5;
+    let rig = Rig::new(platform, ring.features, &config(2, 65_535));
+    let fifo = Arc::new(Fifo::default());
+    let (submitted, worst) = (Cell::new(0), Cell::new(0));
+    let mut tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            Some(Box::pin(async {
+                for _ in 0..scaled(40, 1) {
+                    let before = submitted.get();
+                    let future = rig.queue.submit(rig.chunks(&[(W, 1)])).await.unwrap();
+                    worst.set(worst.get().max(submitted.get() - before));
+                    submitted.set(submitted.get() + 1);
+                    let _ = future.await.unwrap();
+                }
+            }))
+        })
+        .collect();
+    let wakers: Vec<_> = (0..TASKS)
+        .map(|i| Waker::from(Arc::new(Turn(i, fifo.clone()))))
+        .collect();
+    wakers.iter().for_each(Waker::wake_by_ref);
+    while tasks.iter().any(Option::is_some) {
+        while let Some(i) = fifo.next() {
+            let Some(task) = &mut tasks[i] else { continue };
+            let mut cx = Context::from_waker(&wakers[i]);
+            if task.as_mut().poll(&mut cx).is_ready() {
+                tasks[i] = None;
+            }
+        }
+        let chain = rig.device.with_queue(Q, |queue| queue.pop()).unwrap();
+        if let Some(chain) = chain {
+            rig.complete(chain);
+        }
+    }
+    assert!(worst.get() <= TASKS, "overtaken {} times", worst.get());
+    drop(tasks);
     rig.finish(0, 0);
 }

@@ -5,10 +5,11 @@ use std::thread;
 
 use vring::adapter::futures::{AsyncControl, AsyncReceiver, AsyncTransmitter, ReceiveError};
 use vring::buffer::Window;
-use vring::device::net::{RECEIVE_QUEUE, TRANSMIT_QUEUE, TransmitFailure};
+use vring::device::net::{Driver, Options, RECEIVE_QUEUE, TRANSMIT_QUEUE, TransmitFailure};
+use vring::features::Features;
 use vring::init::InitFailure;
-use vring::testing::{Bouncing, Discontiguous, Fake, FakeDevice, InPlace, Kind};
-use vring::transport::Interrupt;
+use vring::testing::{Bouncing, Discontiguous, Fake, FakeDevice, InPlace, Kind, Legacy};
+use vring::transport::{DeviceId, Interrupt};
 use vring::virtqueue::{Fault, Reject};
 
 use super::tasks::{Task, block_on};
@@ -410,4 +411,23 @@ fn halves<K: Kind + Sync>(platform: &Fake<K>) {
     net.shutdown(|_, _| {}).unwrap();
     device.assert_clean();
     platform.assert_no_leaks();
+}
+
+/// A buffer takes two descriptors there.
+#[test]
+#[cfg(target_endian = "little")]
+fn nobody_waits_for_a_frame_that_has_no_buffer_on_a_legacy_device() {
+    let platform = InPlace::new();
+    let device = FakeDevice::new(platform.bus(), DeviceId::NETWORK)
+        .legacy(Legacy::FixedSizes)
+        .offer(Features::EMPTY)
+        .queues(&[16, 16])
+        .header(RECEIVE_QUEUE, 10)
+        .header(TRANSMIT_QUEUE, 10)
+        .config(&[0; 12]);
+    let options = Options::default();
+    let mut net: Driver<_, _, Buffer> = Driver::new(platform, device.transport(), options).unwrap();
+    let mut rx = AsyncReceiver::new(net.rx());
+    let none = Task::new(rx.receive()).ready().unwrap_err();
+    assert_eq!(none, ReceiveError::NoBuffers { room: 8 });
 }

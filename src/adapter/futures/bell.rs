@@ -1,34 +1,39 @@
 //! Who waits, and the call that wakes them from anywhere.
 //!
 //! ```text
-//!   gate:  open ──enter──▶ BUSY ──leave──▶ open            a task: puts its waker down, or takes one
-//!                           │ ring
-//!                           ▼
-//!                      BUSY | RUNG ──wake all──▶ open      whoever is inside wakes them on its way out
-//!                           ▲
-//!   gate:  open ────ring────┘                              a handler that finds it open goes inside
+//!   gate:  open ──go in──▶ ALONE ──leave──▶ open       a task: puts its waker down, or takes one
+//!                            │ ring
+//!                            ▼
+//!                       ALONE + CALL ──leave──▶ open   it calls all wakers, with nothing locked
+//!
+//!   gate:  open ──ring──▶ CALL ──ring──▶ CALL + CALL   handlers, side by side: each calls all wakers
 //! ```
 //!
-//! Nobody waits at the gate: a handler that finds it shut leaves word with whoever is inside, and a
-//! task that finds it shut has itself polled again. So a handler may come in between any two
-//! instructions, on any core, and wakers may do as they like, short of sleeping.
+//! Nobody waits at the gate. A handler that finds a task inside leaves word with it, and a task that
+//! finds the gate shut has itself polled again. So a handler may come in between any two
+//! instructions, on any core. Waking may do what it likes, short of sleeping: nobody is alone inside
+//! then, and no lock is held.
 //!
 //! A handler calls wakers where they lie and drops none: the last reference to a task may be a waker,
 //! and freeing memory is not for handlers. Only tasks drop wakers, with nothing locked.
 //!
-//! Why no ring is lost: all steps at the gate are read-modify-writes of one word, so there is one
-//! order of them, and each sees all that came before those that it follows. A ring comes before a
-//! waker was put down (and who put it down sees, when it looks again, what the ring was about), while
-//! that is done (and is heard on the way out), or after it (and the waker is called).
+//! Why no ring is lost: all steps at the gate that succeed are read-modify-writes of one word, so
+//! there is one order of them, and each sees all that came before those that it follows. A ring comes
+//! before a waker was put down (and who put it down sees, when it looks again, what the ring was
+//! about), while that is done (and is heard on the way out), or after it (and the waker is called).
 //! `ordering.rs` has a model checker try every case.
+//!
+//! A waker that panics costs no other its call: the rest are called while the panic unwinds. (A second
+//! panic among them aborts, as in every destructor.)
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use core::task::Waker;
 
-use crate::sync::{AtomicU8, AtomicUsize};
+use crate::sync::AtomicUsize;
 
 /// Wakes the tasks that wait: for an interrupt handler, or a loop that polls.
 ///
@@ -43,6 +48,13 @@ impl Notifier {
     ///
     /// Never waits, allocates or frees; takes no lock that anybody waits for. It calls each
     /// waker once, at most, and no more is done here than wakers do.
+    ///
+    /// A task that it wakes may interrupt it at once, on the same core, as those of an executor of
+    /// higher priority do. It must then be polled with the waker that it slept with, as executors do:
+    /// one that comes with a new waker is polled again until this call is over, which it holds up. That
+    /// goes for the network driver's parts and
+    /// [`ConfigChanges`](super::ConfigChanges). Those who share a [`Queue`](super::Queue) must not
+    /// interrupt it: call it with a priority that is theirs at least.
     #[inline]
     pub fn wake(&self) {
         self.0.ring();
@@ -55,23 +67,24 @@ impl fmt::Debug for Notifier {
     }
 }
 
-/// Somebody is inside.
-const BUSY: u8 = 1;
-/// It rang meanwhile.
-const RUNG: u8 = 2;
+/// A task is inside, and nobody else.
+const ALONE: usize = 1;
+/// One more calls the wakers; where a task is inside, one more left word that it is to do so. Half a
+/// word has room for all that can come while a few instructions are executed.
+const CALL: usize = 2;
 
 /// The gate, and what is behind it.
 pub(super) struct Bell {
     /// How often it rang.
     rings: AtomicUsize,
-    gate: AtomicU8,
-    /// Only for who is inside, so that it is never contended: a cell, for code without `unsafe`.
-    waiters: spin::Mutex<Waiters>,
+    gate: AtomicUsize,
+    /// Never contended behind the gate: a cell, for code without `unsafe`.
+    waiters: spin::RwLock<Waiters>,
 }
 
 /// The wakers of tasks that wait.
 #[derive(Default)]
-struct Waiters {
+pub(super) struct Waiters {
     /// By number.
     seats: Vec<Option<Waker>>,
     /// For room, in the order of their turns.
@@ -79,15 +92,13 @@ struct Waiters {
 }
 
 impl Waiters {
-    fn wake_all(&self) {
+    fn iter(&self) -> impl Iterator<Item = &Waker> {
         let line = self.line.iter().map(|(_, waker)| waker);
-        for waker in self.seats.iter().flatten().chain(line) {
-            waker.wake_by_ref();
-        }
+        self.seats.iter().flatten().chain(line)
     }
 }
 
-/// Somebody is inside, and did nothing.
+/// Somebody is inside, and nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Busy;
 
@@ -95,19 +106,28 @@ impl Bell {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             rings: AtomicUsize::new(0),
-            gate: AtomicU8::new(0),
-            waiters: spin::Mutex::default(),
+            gate: AtomicUsize::new(0),
+            waiters: spin::RwLock::default(),
         })
     }
 
     /// Wakes everybody, now or by who is inside.
-    pub(super) fn ring(&self) {
+    fn ring(&self) {
         // The release is for who sees the number before the gate tells of the ring: it sees what the
         // ring is about, too, or it would miss that for ever.
         self.rings.fetch_add(1, Ordering::Release);
-        // The gate's is for who comes there later.
-        if self.gate.fetch_or(BUSY | RUNG, Ordering::AcqRel) & BUSY == 0 {
-            drop(Leaving(self));
+        self.call();
+    }
+
+    /// The same, not counted.
+    fn call(&self) {
+        // The release is for who comes there later, and sees what the ring is about. The acquire is
+        // for wakers that were put down.
+        if self.gate.fetch_add(CALL, Ordering::AcqRel) & ALONE == 0 {
+            let _calling = Calling(&self.gate);
+            if let Some(waiters) = self.waiters.try_read() {
+                wake_each(waiters.iter());
+            }
         }
     }
 
@@ -116,19 +136,38 @@ impl Bell {
         self.rings.load(Ordering::Acquire)
     }
 
-    /// Does something inside, unless somebody is there.
-    fn inside<R>(&self, f: impl FnOnce(&mut Waiters) -> R) -> Result<R, Busy> {
-        // The acquire is for what rings before were about.
-        if self.gate.fetch_or(BUSY, Ordering::Acquire) & BUSY != 0 {
-            return Err(Busy);
+    /// For a task that has something to do inside.
+    pub(super) fn visit(&self) -> Visit<'_> {
+        Visit {
+            bell: self,
+            rang: false,
         }
-        let _leaving = Leaving(self);
-        let mut waiters = self.waiters.try_lock().ok_or(Busy)?;
+    }
+}
+
+/// What a task does inside. All are woken when it is dropped, if it rang meanwhile: to be dropped with
+/// nothing locked.
+pub(super) struct Visit<'a> {
+    bell: &'a Bell,
+    /// Everybody is to be woken.
+    pub(super) rang: bool,
+}
+
+impl Visit<'_> {
+    /// Does something inside, unless somebody is there.
+    fn inside<R>(&mut self, f: impl FnOnce(&mut Waiters) -> R) -> Result<R, Busy> {
+        let Bell { gate, waiters, .. } = self.bell;
+        // The acquire is for what rings before were about.
+        gate.compare_exchange(0, ALONE, Ordering::Acquire, Ordering::Relaxed)
+            .map_err(|_| Busy)?;
+        let rang = &mut self.rang;
+        let _leaving = Leaving { gate, rang };
+        let mut waiters = waiters.try_write().ok_or(Busy)?;
         Ok(f(&mut waiters))
     }
 
     /// Puts a waker down on a seat; what was there before is to be dropped with nothing locked.
-    pub(super) fn sit(&self, seat: usize, waker: &Waker) -> Result<Option<Waker>, Busy> {
+    pub(super) fn sit(&mut self, seat: usize, waker: &Waker) -> Result<Option<Waker>, Busy> {
         self.inside(|waiters| {
             if seat >= waiters.seats.len() {
                 waiters.seats.resize_with(seat.saturating_add(1), || None);
@@ -142,12 +181,12 @@ impl Bell {
     }
 
     /// Takes the waker from a seat.
-    pub(super) fn rise(&self, seat: usize) -> Result<Option<Waker>, Busy> {
+    pub(super) fn rise(&mut self, seat: usize) -> Result<Option<Waker>, Busy> {
         self.inside(|waiters| waiters.seats.get_mut(seat)?.take())
     }
 
     /// Puts a waker down in line; what was there before is to be dropped with nothing locked.
-    pub(super) fn line_up(&self, turn: u64, waker: &Waker) -> Result<Option<Waker>, Busy> {
+    pub(super) fn line_up(&mut self, turn: u64, waker: &Waker) -> Result<Option<Waker>, Busy> {
         self.inside(|waiters| {
             let line = &mut waiters.line;
             let at = line.partition_point(|(other, _)| *other < turn);
@@ -163,50 +202,87 @@ impl Bell {
     }
 
     /// Takes a waker out of the line.
-    pub(super) fn leave_line(&self, turn: u64) -> Result<Option<Waker>, Busy> {
+    pub(super) fn leave_line(&mut self, turn: u64) -> Result<Option<Waker>, Busy> {
         self.inside(|waiters| {
             let at = waiters.line.iter().position(|(other, _)| *other == turn)?;
             Some(waiters.line.remove(at).1)
         })
     }
 
-    /// Wakes all that are in line, first come, first woken.
-    pub(super) fn call_line(&self) {
-        match self.inside(|waiters| core::mem::take(&mut waiters.line)) {
-            Ok(line) => line.into_iter().for_each(|(_, waker)| waker.wake()),
-            Err(Busy) => self.ring(),
+    /// Takes all that are in line, to be woken: first come, first woken.
+    pub(super) fn take_line(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        let line = match self.inside(|waiters| core::mem::take(&mut waiters.line)) {
+            Ok(line) => line,
+            Err(Busy) => {
+                self.rang = true;
+                Vec::new()
+            }
+        };
+        line.into_iter().map(|(_, waker)| waker)
+    }
+
+    /// Takes all from their seats, to be woken.
+    pub(super) fn take_seats(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        let seats = match self.inside(|waiters| core::mem::take(&mut waiters.seats)) {
+            Ok(seats) => seats,
+            Err(Busy) => {
+                self.rang = true;
+                Vec::new()
+            }
+        };
+        seats.into_iter().flatten()
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        if self.rang {
+            self.bell.call();
         }
     }
 }
 
-/// Opens the gate when it is dropped; if it rang, after everybody was woken.
-struct Leaving<'a>(&'a Bell);
+/// Opens the gate when it is dropped, and listens whether it rang.
+struct Leaving<'a> {
+    gate: &'a AtomicUsize,
+    rang: &'a mut bool,
+}
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        let gate = &self.0.gate;
-        // The release is for wakers that were put down.
-        if gate
-            .compare_exchange(BUSY, 0, Ordering::Release, Ordering::Relaxed)
-            .is_ok()
-        {
-            return;
-        }
-        // Once is enough: who has come back since the first ring found the gate shut, and has
-        // itself polled again.
-        let _open = Open(gate);
-        if let Some(waiters) = self.0.waiters.try_lock() {
-            waiters.wake_all();
+        // Not a store: what it rang about is passed on to who comes next. The release is for wakers
+        // that were put down.
+        *self.rang |= self.gate.swap(0, Ordering::Release) != ALONE;
+    }
+}
+
+/// Ends a call when it is dropped, also when a waker panicked.
+struct Calling<'a>(&'a AtomicUsize);
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(CALL, Ordering::Release);
+    }
+}
+
+/// Wakes each of them; when one panics, the rest all the same.
+pub(super) fn wake_each<W: Borrow<Waker>>(wakers: impl Iterator<Item = W>) {
+    Each(wakers).wake();
+}
+
+struct Each<I: Iterator<Item: Borrow<Waker>>>(I);
+
+impl<I: Iterator<Item: Borrow<Waker>>> Each<I> {
+    fn wake(&mut self) {
+        for waker in &mut self.0 {
+            waker.borrow().wake_by_ref();
         }
     }
 }
 
-/// Opens the gate when it is dropped, also when a waker panicked.
-struct Open<'a>(&'a AtomicU8);
-
-impl Drop for Open<'_> {
+impl<I: Iterator<Item: Borrow<Waker>>> Drop for Each<I> {
     fn drop(&mut self) {
-        // Not a store: what rings since were about is passed on to who comes next.
-        self.0.swap(0, Ordering::AcqRel);
+        // There are some left only while a panic unwinds.
+        self.wake();
     }
 }

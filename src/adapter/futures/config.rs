@@ -1,11 +1,11 @@
 //! Changes of a device's configuration, awaited: for a device of any type.
 
-use alloc::sync::Arc;
 use core::fmt;
 use core::future::poll_fn;
 use core::task::{Context, Poll};
 
-use super::bell::{Bell, Busy, Notifier};
+use super::bell::{Busy, Notifier};
+use super::sleeper::Sleeper;
 
 /// Configuration changes, of which an interrupt tells (VIRTIO 1.4, 2.3, 4.1.4.5).
 ///
@@ -14,17 +14,17 @@ use super::bell::{Bell, Busy, Notifier};
 /// [`Interrupt::CONFIG`](crate::transport::Interrupt::CONFIG). That is also what a loop does that
 /// polls, where MSI-X is not used. The same interrupt tells that the device needs a reset.
 pub struct ConfigChanges {
-    bell: Arc<Bell>,
+    sleeper: Sleeper,
     /// Rings that are known.
     seen: usize,
 }
 
 impl ConfigChanges {
-    /// Changes from now on.
+    /// Changes from now on, with a [notifier](Self::notifier) of its own.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            bell: Bell::new(),
+            sleeper: Sleeper::new(),
             seen: 0,
         }
     }
@@ -32,7 +32,7 @@ impl ConfigChanges {
     /// For the handler of the interrupt for configuration changes.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
-        Notifier(self.bell.clone())
+        self.sleeper.notifier()
     }
 
     /// Waits until the notifier was called since the last time. None is missed that comes while
@@ -44,8 +44,8 @@ impl ConfigChanges {
     /// As [`changed`](Self::changed), for who writes a future or a stream.
     pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Put the waker down first, then look.
-        let put_down = self.bell.sit(0, cx.waker());
-        let rings = self.bell.rings();
+        let put_down = self.sleeper.sit(cx.waker());
+        let rings = self.sleeper.rings();
         if rings != self.seen {
             self.seen = rings;
             return Poll::Ready(());

@@ -123,10 +123,12 @@
 mod bell;
 mod config;
 mod finished;
+mod later;
 mod net;
 #[cfg(all(test, vring_loom))]
 mod ordering;
 mod queue;
+mod sleeper;
 mod state;
 
 pub use bell::Notifier;

@@ -3,16 +3,16 @@
 //! A part is whatever leads to one: `&mut Receiver`, a
 //! [`ReceiverHalf`](crate::device::net::ReceiverHalf) for a task on another core, a box.
 
-use alloc::sync::Arc;
 use core::fmt;
 use core::future::{Future, poll_fn};
 use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use super::bell::{Bell, Busy, Notifier};
+use super::bell::{Busy, Notifier};
 use super::config::ConfigChanges;
-use super::state::IN_A_ROW;
+use super::sleeper::Sleeper;
+use super::state::{IN_A_ROW, ROUNDS};
 use crate::buffer::{StableBytesMut, Window};
 use crate::device::net::{Control, Receiver, TransmitError, TransmitFailure, Transmitter};
 use crate::init::InitFailure;
@@ -20,54 +20,90 @@ use crate::platform::Platform;
 use crate::transport::Transport;
 use crate::virtqueue::{Fault, Reject};
 
-/// How often a call looks again when work races in, before it yields.
-const ROUNDS: u32 = 3;
-
 /// The one task that waits, and how long it has not.
 struct Waiter {
-    bell: Arc<Bell>,
+    sleeper: Sleeper,
     in_a_row: u32,
+    /// Interrupts may come.
+    armed: bool,
 }
 
 impl Waiter {
     fn new() -> Self {
         Self {
-            bell: Bell::new(),
+            sleeper: Sleeper::new(),
             in_a_row: 0,
+            armed: false,
         }
     }
 
     fn notifier(&self) -> Notifier {
-        Notifier(self.bell.clone())
+        self.sleeper.notifier()
     }
 
-    /// Polls a half: until `attempt` has a result, or `arm`, which looks once more, finds nothing new.
-    fn poll<H, R>(
+    /// Polls a half: until `attempt` has a result, or arming it, which looks once more, finds
+    /// nothing new.
+    fn poll<H: Half, R>(
         &mut self,
         half: &mut H,
         cx: &Context<'_>,
         mut attempt: impl FnMut(&mut H) -> Option<R>,
-        arm: impl Fn(&mut H) -> bool,
     ) -> Poll<R> {
         // None in a row, unless this one is ready, too.
         let in_a_row = core::mem::take(&mut self.in_a_row);
         let rounds = if in_a_row < IN_A_ROW { ROUNDS } else { 0 };
         for _ in 0..rounds {
             if let Some(result) = attempt(half) {
+                if core::mem::take(&mut self.armed) {
+                    half.disarm();
+                }
                 self.in_a_row = in_a_row.saturating_add(1);
                 return Poll::Ready(result);
             }
             // Put the waker down first, then look once more.
-            match self.bell.sit(0, cx.waker()) {
-                Ok(_) if arm(half) => {}
-                Ok(_) => return Poll::Pending,
-                Err(Busy) => break,
+            if let Err(Busy) = self.sleeper.sit(cx.waker()) {
+                break;
+            }
+            self.armed = true;
+            if !half.arm_to_sleep() {
+                return Poll::Pending;
             }
         }
         // Another task is due, the device is faster than this, or somebody is at the waker: this
         // task is polled again.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// What is awaited in the same way of both halves.
+trait Half {
+    /// Tells the device what it has not been told, and asks for an interrupt. True when something is
+    /// there already.
+    fn arm_to_sleep(&mut self) -> bool;
+    /// Asks for no interrupts.
+    fn disarm(&mut self);
+}
+
+impl<P: Platform, M: StableBytesMut> Half for Receiver<P, M> {
+    fn arm_to_sleep(&mut self) -> bool {
+        self.kick();
+        self.arm()
+    }
+
+    fn disarm(&mut self) {
+        Self::disarm(self);
+    }
+}
+
+impl<P: Platform, M: StableBytesMut> Half for Transmitter<P, M> {
+    fn arm_to_sleep(&mut self) -> bool {
+        self.kick();
+        self.arm()
+    }
+
+    fn disarm(&mut self) {
+        Self::disarm(self);
     }
 }
 
@@ -119,6 +155,9 @@ impl<R> AsyncReceiver<R> {
     }
 
     /// For the handler of the receive queue's interrupt.
+    ///
+    /// It is this value's, not the half's: of one that is made anew around the same half, the handler
+    /// needs the new notifier. The old one wakes nobody then.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         self.waiter.notifier()
@@ -137,7 +176,8 @@ where
     M: StableBytesMut,
     R: DerefMut<Target = Receiver<P, M>>,
 {
-    /// Frames of a receiver, which has buffers or gets some before any is awaited.
+    /// Frames of a receiver, which has buffers or gets some before any is awaited. It has a
+    /// [notifier](Self::notifier) of its own.
     #[must_use]
     pub fn new(half: R) -> Self {
         let waiter = Waiter::new();
@@ -161,17 +201,15 @@ where
     /// # Errors
     /// [`ReceiveError`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Window<M>, ReceiveError>> {
-        let attempt = |half: &mut R| match half.receive() {
+        let half: &mut Receiver<P, M> = &mut self.half;
+        self.waiter.poll(half, cx, |half| match half.receive() {
             Ok(Some(frame)) => Some(Ok(frame)),
-            Ok(None) => {
+            Ok(None) if half.outstanding() == 0 => {
                 let room = half.room();
-                (room == half.size()).then_some(Err(ReceiveError::NoBuffers { room }))
+                Some(Err(ReceiveError::NoBuffers { room }))
             }
+            Ok(None) => None,
             Err(fault) => Some(Err(fault.into())),
-        };
-        self.waiter.poll(&mut self.half, cx, attempt, |half| {
-            half.kick();
-            half.arm()
         })
     }
 }
@@ -200,6 +238,9 @@ impl<T, F> AsyncTransmitter<T, F> {
     }
 
     /// For the handler of the transmit queue's interrupt.
+    ///
+    /// It is this value's, not the half's: of one that is made anew around the same half, the handler
+    /// needs the new notifier. The old one wakes nobody then.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         self.waiter.notifier()
@@ -219,7 +260,8 @@ where
     T: DerefMut<Target = Transmitter<P, M>>,
     F: FnMut(M),
 {
-    /// Room of a transmitter; `back` gets memory of frames that went out.
+    /// Room of a transmitter; `back` gets memory of frames that went out. It has a
+    /// [notifier](Self::notifier) of its own.
     #[must_use]
     pub fn new(half: T, back: F) -> Self {
         let waiter = Waiter::new();
@@ -265,14 +307,11 @@ where
         mut attempt: impl FnMut(&mut Transmitter<P, M>) -> Option<R>,
     ) -> Poll<R> {
         let Self { half, back, waiter } = self;
-        let attempt = |half: &mut T| match attempt(half) {
+        let half: &mut Transmitter<P, M> = half;
+        waiter.poll(half, cx, |half| match attempt(half) {
             // A fault is found again by the attempt, and said.
             None if half.reclaim(&mut *back) != Ok(0) => attempt(half),
             result => result,
-        };
-        waiter.poll(half, cx, attempt, |half| {
-            half.kick();
-            half.arm()
         })
     }
 }
@@ -367,6 +406,9 @@ impl<C> AsyncControl<C> {
     }
 
     /// For the handler of the interrupt for configuration changes.
+    ///
+    /// It is this value's, not the part's: of one that is made anew around the same part, the handler
+    /// needs the new notifier. The old one wakes nobody then.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         self.changes.notifier()
@@ -385,7 +427,7 @@ where
     T: Transport,
     C: Deref<Target = Control<P, T>>,
 {
-    /// Changes from now on.
+    /// Changes from now on. It has a [notifier](Self::notifier) of its own.
     #[must_use]
     pub fn new(part: C) -> Self {
         let changes = ConfigChanges::new();

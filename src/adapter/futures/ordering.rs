@@ -16,7 +16,9 @@ use std::vec::Vec;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 
-use super::bell::{Bell, Busy};
+use super::bell::{Bell, Busy, Notifier};
+use super::later::Later;
+use super::sleeper::Sleeper;
 use super::{ConfigChanges, Queue};
 use crate::ring::ordering::device::Device;
 use crate::ring::ordering::world::{Chain, Flat, NUM, Setup};
@@ -70,25 +72,25 @@ fn run<T>(flag: &Flag, waker: &Waker, mut poll: impl FnMut(&mut Context<'_>) -> 
 }
 
 /// `handlers` ring once each, while a task waits for all of them.
-fn no_ring_is_lost_of(handlers: usize) {
+fn no_ring_is_lost_of<B: Puts>(handlers: usize) {
     let asleep = Arc::new(Seen::new(false));
     let seen = asleep.clone();
     check((handlers > 1).then_some(5), move || {
-        let bell = Bell::new();
+        let mut bell = B::make();
         let about = Arc::new(AtomicUsize::new(0));
         let handlers: Vec<_> = (0..handlers)
             .map(|_| {
-                let (bell, about) = (bell.clone(), about.clone());
+                let (handler, about) = (bell.handler(), about.clone());
                 thread::spawn(move || {
                     about.fetch_add(1, Ordering::Relaxed);
-                    bell.ring();
+                    handler.wake();
                 })
             })
             .collect();
         let all = handlers.len();
         let (flag, waker) = Flag::new();
         let poll = |cx: &mut Context<'_>| {
-            let put_down = bell.sit(0, cx.waker());
+            let put_down = bell.put_down(cx.waker());
             // The number has no order of its own.
             if about.load(Ordering::Relaxed) == all {
                 return Poll::Ready(());
@@ -108,14 +110,56 @@ fn no_ring_is_lost_of(handlers: usize) {
     assert!(seen.load(Std::Relaxed), "the task never slept");
 }
 
+/// Where a task puts its waker down.
+trait Puts {
+    fn make() -> Self;
+    fn handler(&self) -> Notifier;
+    fn put_down(&mut self, waker: &Waker) -> Result<(), Busy>;
+}
+
+/// One of several: it goes inside each time.
+impl Puts for Arc<Bell> {
+    fn make() -> Self {
+        Bell::new()
+    }
+
+    fn handler(&self) -> Notifier {
+        Notifier(self.clone())
+    }
+
+    fn put_down(&mut self, waker: &Waker) -> Result<(), Busy> {
+        self.visit().sit(0, waker).map(drop)
+    }
+}
+
+/// One for itself: it leaves the waker alone that is there.
+impl Puts for Sleeper {
+    fn make() -> Self {
+        Self::new()
+    }
+
+    fn handler(&self) -> Notifier {
+        self.notifier()
+    }
+
+    fn put_down(&mut self, waker: &Waker) -> Result<(), Busy> {
+        self.sit(waker)
+    }
+}
+
 #[test]
 fn no_ring_is_lost() {
-    no_ring_is_lost_of(1);
+    no_ring_is_lost_of::<Arc<Bell>>(1);
 }
 
 #[test]
 fn no_ring_of_two_is_lost() {
-    no_ring_is_lost_of(2);
+    no_ring_is_lost_of::<Arc<Bell>>(2);
+}
+
+#[test]
+fn no_ring_of_two_is_lost_on_a_waker_that_is_left_alone() {
+    no_ring_is_lost_of::<Sleeper>(2);
 }
 
 #[test]
@@ -156,17 +200,14 @@ fn no_wake_up_of_one_task_by_another_is_lost() {
     check(None, || {
         let bell = Bell::new();
         let (first, waker) = Flag::new();
-        assert!(bell.sit(0, &waker).is_ok());
+        assert!(bell.visit().sit(0, &waker).is_ok());
         let (second, waker) = Flag::new();
-        assert!(bell.sit(1, &waker).is_ok());
+        assert!(bell.visit().sit(1, &waker).is_ok());
         let handler = {
-            let bell = bell.clone();
-            thread::spawn(move || bell.ring())
+            let handler = Notifier(bell.clone());
+            thread::spawn(move || handler.wake())
         };
-        match bell.rise(0) {
-            Ok(waker) => waker.into_iter().for_each(Waker::wake),
-            Err(Busy) => bell.ring(),
-        }
+        Later::new(&bell).wake_seat(0);
         handler.join().unwrap();
         assert!(first.take(), "the first sleeps");
         assert!(second.take(), "the second sleeps");
@@ -183,12 +224,12 @@ fn no_call_of_the_line_is_lost() {
             let (bell, room) = (bell.clone(), room.clone());
             thread::spawn(move || {
                 room.store(1, Ordering::Relaxed);
-                bell.call_line();
+                Later::new(&bell).call_line = true;
             })
         };
         let (flag, waker) = Flag::new();
         let done = run(&flag, &waker, |cx| {
-            let put_down = bell.line_up(0, cx.waker());
+            let put_down = bell.visit().line_up(0, cx.waker());
             if room.load(Ordering::Relaxed) == 1 {
                 return Poll::Ready(());
             }

@@ -10,7 +10,8 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::bell::{Bell, Notifier};
 use super::finished::{Finished, Unclaimed};
-use super::state::{Key, Later, State};
+use super::later::Later;
+use super::state::{Key, State};
 use crate::buffer::DmaBuf;
 use crate::platform::Platform;
 use crate::sync::Mutex;
@@ -23,7 +24,14 @@ use crate::virtqueue::{Fault, Rejected, Virtqueue};
 ///
 /// A call takes a spin lock for as long as it takes to submit, or to take back what has come back.
 /// The [`Notifier`] does not take it. So tasks of one queue may run on several cores, but must not
-/// interrupt each other on one: not on executors of different priority.
+/// interrupt each other, or a call of the notifier, on one: keep them on executors of one priority,
+/// which is not above that of whoever calls the notifier.
+///
+/// Wakers are called when the lock is open, and may use the queue. With the lock held run: the
+/// [`Platform`], `clone` of a waker, what is given to [`look`](Self::look), and the logger of the
+/// [`log`] crate, once, when the device has broken the queue. None of these may use the queue: they
+/// would wait for ever. So a logger that writes through a queue, to a console say, must not wait
+/// for one whose fault it is told of: have it collect what it is told, and a task write it.
 pub struct Queue<P: Platform, B: DmaBuf> {
     state: Mutex<State<P, B>>,
     bell: Arc<Bell>,
@@ -46,18 +54,23 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
     }
 
     /// Does something with the lock held, and what follows from it with the lock open.
-    fn with<R>(&self, f: impl FnOnce(&mut State<P, B>, &Bell, &mut Later) -> R) -> R {
-        let mut later = Later::default();
-        let result = f(&mut self.state.lock(), &self.bell, &mut later);
-        later.run(&self.bell);
-        result
+    fn with<R>(&self, f: impl FnOnce(&mut State<P, B>, &mut Later<'_>) -> R) -> R {
+        let mut later = Later::new(&self.bell);
+        // Declared behind it, and so dropped before it, also when something panics.
+        let mut state = self.state.lock();
+        f(&mut state, &mut later)
     }
 
     /// Submits a buffer, once there is room: a future of a future, that the device returns it.
     ///
     /// Tasks that wait for room are all woken when there is some, in the order in which they came,
     /// and who comes when others wait lets them go first. So on an executor that polls tasks in the
-    /// order in which they were woken, none is overtaken more often than there are tasks.
+    /// order in which they were woken, and where all need as many descriptors, none is overtaken more
+    /// often than there are tasks. No room is kept for anybody, as who is first in line may have been
+    /// forgotten: a buffer that needs more descriptors than others waits for as long as they keep
+    /// coming. Where that may be, have indirect descriptors negotiated
+    /// ([`Feature::INDIRECT_DESC`](crate::features::Feature::INDIRECT_DESC)), with which each
+    /// buffer needs one, or a queue for the large ones.
     ///
     /// Dropped before that, the buffer is [unclaimed](Self::next_unclaimed):
     /// [`Unclaimed::NotSubmitted`].
@@ -80,7 +93,7 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
     /// # Errors
     /// [`Rejected`], as [`Virtqueue::submit`].
     pub fn try_submit(&self, buf: B) -> Result<InFlight<'_, P, B>, Rejected<B>> {
-        let key = self.with(|state, bell, later| state.try_submit(None, buf, bell, later))?;
+        let key = self.with(|state, later| state.try_submit(None, buf, later))?;
         Ok(InFlight::new(self, key))
     }
 
@@ -94,14 +107,14 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
         buf: B,
     ) -> Result<InFlight<'_, P, B>, Rejected<B>> {
         let header = Some(header.as_bytes());
-        let key = self.with(|state, bell, later| state.try_submit(header, buf, bell, later))?;
+        let key = self.with(|state, later| state.try_submit(header, buf, later))?;
         Ok(InFlight::new(self, key))
     }
 
     /// Tells the device what was submitted. Futures do so before they sleep, and when they are
     /// dropped: this is for who waits for something else first.
     pub fn kick(&self) {
-        self.with(|state, _, later| state.kick(later));
+        self.with(|state, later| state.kick(later));
     }
 
     /// Takes what has come back, and wakes the tasks that wait for it, and no others; how much there
@@ -119,9 +132,9 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
     /// that were not ready.
     #[must_use = "the buffer is in it"]
     pub fn next_unclaimed(&self) -> Option<Unclaimed<B>> {
-        self.with(|state, bell, later| {
+        self.with(|state, later| {
             // When the queue is broken, there may be some all the same.
-            let _ = state.reap_and_settle(bell, later);
+            let _ = state.reap_and_settle(later);
             state.unclaimed.pop_front()
         })
     }
@@ -134,7 +147,11 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
     }
 
     /// A look at the queue: its size, what is free, its counters. `None` when it was
-    /// [taken](Self::take). The lock is held meanwhile.
+    /// [taken](Self::take).
+    ///
+    /// The lock is held meanwhile: within `f`, a call of this queue, or a future of it that is
+    /// dropped, waits for ever. So does formatting the queue itself for [`Debug`](fmt::Debug), which
+    /// looks.
     pub fn look<R>(&self, f: impl FnOnce(&Virtqueue<P, B>) -> R) -> Option<R> {
         self.state.lock().queue.as_ref().map(f)
     }
@@ -147,7 +164,7 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
     /// A task on another core that is just telling the device of a buffer may still do so.
     #[must_use = "it is leaked when its device may be live"]
     pub fn take(&self) -> Option<Virtqueue<P, B>> {
-        self.with(|state, _, later| state.take(later))
+        self.with(|state, later| state.take(later))
     }
 
     /// Puts a queue in the place of one that was [taken](Self::take).
@@ -218,7 +235,7 @@ impl<P: Platform, B: DmaBuf> Future for InFlight<'_, P, B> {
             return Poll::Pending;
         };
         let queue = self.queue;
-        let polled = queue.with(|state, bell, later| state.poll(key, cx.waker(), bell, later));
+        let polled = queue.with(|state, later| state.poll(key, cx.waker(), later));
         if polled.is_ready() {
             self.key = None;
         }
@@ -229,10 +246,9 @@ impl<P: Platform, B: DmaBuf> Future for InFlight<'_, P, B> {
 impl<P: Platform, B: DmaBuf> Drop for InFlight<'_, P, B> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
-        // The waker is dropped with the lock open.
-        let _waker = self.queue.with(|state, bell, later| {
+        self.queue.with(|state, later| {
             state.kick(later);
-            state.abandon(key, bell)
+            state.abandon(key, later);
         });
     }
 }
@@ -246,8 +262,9 @@ impl<P: Platform, B: DmaBuf> fmt::Debug for InFlight<'_, P, B> {
 /// A buffer that waits for room in a queue: see [`Queue::submit`].
 ///
 /// It may be dropped any time, and the buffer is [unclaimed](Queue::next_unclaimed) then, or
-/// [taken back](Self::cancel). When it is forgotten, the buffer is with it; nobody waits for
-/// it in line.
+/// [taken back](Self::cancel). When it is forgotten, the buffer is with it. In line nobody waits for
+/// it, but its turn stays: from then on every newcomer is polled twice, as when others wait, and the
+/// queue interrupts for each buffer that comes back.
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct Submit<'q, P: Platform, B: DmaBuf, H = ()> {
     queue: &'q Queue<P, B>,
@@ -296,9 +313,7 @@ where
         let queue: &'q Queue<P, B> = queue;
         let header = header.as_ref().map(IntoBytes::as_bytes);
         queue
-            .with(|state, bell, later| {
-                state.poll_submit(turn, header, buf, (cx.waker(), bell, later))
-            })
+            .with(|state, later| state.poll_submit(turn, header, buf, cx.waker(), later))
             .map_ok(|key| InFlight::new(queue, key))
     }
 }
@@ -309,10 +324,9 @@ impl<P: Platform, B: DmaBuf, H> Drop for Submit<'_, P, B, H> {
         if buf.is_none() && turn.is_none() {
             return;
         }
-        // The waker is dropped with the lock open.
-        let _waker = self.queue.with(|state, bell, _| {
+        self.queue.with(|state, later| {
             state.unclaimed.extend(buf.map(Unclaimed::NotSubmitted));
-            state.leave_line(turn, bell)
+            state.leave_line(turn, later);
         });
     }
 }

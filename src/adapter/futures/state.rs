@@ -4,20 +4,17 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::task::{Poll, Waker};
 
-use super::bell::{Bell, Busy};
 use super::finished::{Finished, Unclaimed};
+use super::later::Later;
 use crate::buffer::DmaBuf;
 use crate::platform::Platform;
-use crate::virtqueue::{Fault, Notification, Reject, Rejected, Virtqueue};
+use crate::virtqueue::{Fault, Reject, Rejected, Virtqueue};
 
 /// How often a call looks again when work races in, before it leaves that to the next.
-const ROUNDS: u32 = 3;
+pub(super) const ROUNDS: u32 = 3;
 
 /// Futures that are ready one after the other before another task is due.
 pub(super) const IN_A_ROW: u32 = 64;
-
-/// Wakers that a call takes with it; when it has more, it rings.
-const WAKERS: usize = 8;
 
 /// A submission: its slot, and a number that no other has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +42,8 @@ pub(super) struct State<P: Platform, B: DmaBuf> {
     asleep: usize,
     /// An interrupt will come for the next completion.
     armed: bool,
+    /// None will come for any.
+    parked: bool,
     /// Something was submitted, and the device was not told.
     unkicked: bool,
     /// The fault is known to all who wait.
@@ -65,56 +64,6 @@ enum Seat<B> {
     Done(u64, Finished<B>),
 }
 
-/// What a call does when the lock is open again: it may run into code of anybody's.
-#[derive(Default)]
-pub(super) struct Later {
-    notification: Option<Notification>,
-    wakers: [Option<Waker>; WAKERS],
-    /// The caller is to be polled again.
-    own: Option<Waker>,
-    /// Only to be dropped.
-    replaced: Option<Waker>,
-    call_line: bool,
-    ring: bool,
-}
-
-impl Later {
-    pub(super) fn run(self, bell: &Bell) {
-        if let Some(notification) = self.notification {
-            notification.send();
-        }
-        self.wakers.into_iter().flatten().for_each(Waker::wake);
-        if self.call_line {
-            bell.call_line();
-        }
-        if self.ring {
-            bell.ring();
-        }
-        if let Some(own) = self.own {
-            own.wake();
-        }
-    }
-
-    /// Has who sits there woken.
-    fn wake_seat(&mut self, bell: &Bell, seat: usize) {
-        match self.wakers.iter_mut().find(|place| place.is_none()) {
-            Some(place) => match bell.rise(seat) {
-                Ok(waker) => *place = waker,
-                Err(Busy) => self.ring = true,
-            },
-            None => self.ring = true,
-        }
-    }
-
-    /// The caller waits, with its waker put down unless somebody else was at it.
-    fn wait(&mut self, put_down: Result<Option<Waker>, Busy>, waker: &Waker) {
-        match put_down {
-            Ok(replaced) => self.replaced = replaced,
-            Err(Busy) => self.own = Some(waker.clone()),
-        }
-    }
-}
-
 impl<P: Platform, B: DmaBuf> State<P, B> {
     pub(super) fn new(queue: Virtqueue<P, B>) -> Self {
         Self {
@@ -127,6 +76,7 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
             in_line: 0,
             asleep: 0,
             armed: false,
+            parked: false,
             unkicked: false,
             told: false,
             in_a_row: 0,
@@ -174,8 +124,7 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         &mut self,
         header: Option<&[u8]>,
         buf: B,
-        bell: &Bell,
-        later: &mut Later,
+        later: &mut Later<'_>,
     ) -> Result<Key, Rejected<B>> {
         let submitted = match self.submit(header, buf) {
             Err(Rejected {
@@ -183,79 +132,84 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
                 why: Reject::Full { .. },
             }) => {
                 // A fault is found again, and said.
-                let _ = self.reap(bell, later);
+                let _ = self.reap(later);
                 self.submit(header, buf)
             }
             submitted => submitted,
         };
-        self.settle(bell, later);
+        self.settle(later);
         submitted
     }
 
     /// Takes what has come back, and has those woken who wait for it; how much.
-    pub(super) fn reap(&mut self, bell: &Bell, later: &mut Later) -> Result<usize, Fault> {
-        let Some(queue) = &mut self.queue else {
-            return Err(Fault::Stopped);
-        };
+    pub(super) fn reap(&mut self, later: &mut Later<'_>) -> Result<usize, Fault> {
         let mut reaped = 0usize;
         // No more than what is with the device: nothing is submitted meanwhile.
         let ended = loop {
+            let Some(queue) = &mut self.queue else {
+                return Err(Fault::Stopped);
+            };
             let done = match queue.next_completion() {
                 Ok(Some(done)) => done,
-                Ok(None) => break Ok(()),
+                Ok(None) => break Ok(reaped),
                 Err(fault) => break Err(fault),
             };
             reaped = reaped.wrapping_add(1);
             let slot = usize::from(done.ticket().slot());
             let finished = Finished::new(done);
-            match self.seats.get_mut(slot) {
-                Some(seat) => match *seat {
-                    Seat::Waiting { number, asleep } => {
-                        if asleep {
-                            self.asleep = self.asleep.saturating_sub(1);
-                            later.wake_seat(bell, slot);
-                        }
-                        *seat = Seat::Done(number, finished);
-                    }
-                    Seat::Free | Seat::Abandoned => {
-                        *seat = Seat::Free;
-                        self.unclaimed.push_back(Unclaimed::Finished(finished));
-                    }
-                    // Submitting to a slot takes what is done out of it.
-                    Seat::Done(..) => self.unclaimed.push_back(Unclaimed::Finished(finished)),
-                },
-                // Submitted before the queue came here.
-                None => self.unclaimed.push_back(Unclaimed::Finished(finished)),
-            }
+            self.put_by(slot, finished, later);
         };
         if reaped != 0 {
             self.armed = false;
             later.call_line |= self.in_line != 0;
         }
-        match ended {
-            Ok(()) => Ok(reaped),
-            Err(fault) => {
-                later.ring |= !core::mem::replace(&mut self.told, true);
-                Err(fault)
-            }
+        if ended.is_err() && !core::mem::replace(&mut self.told, true) {
+            later.ring();
         }
+        ended
+    }
+
+    /// Keeps what has come back, for who waits for it.
+    fn put_by(&mut self, slot: usize, finished: Finished<B>, later: &mut Later<'_>) {
+        let nobodys = match self.seats.get_mut(slot) {
+            Some(seat) => match *seat {
+                Seat::Waiting { number, asleep } => {
+                    if asleep {
+                        self.asleep = self.asleep.saturating_sub(1);
+                        later.wake_seat(slot);
+                    }
+                    *seat = Seat::Done(number, finished);
+                    return;
+                }
+                Seat::Free | Seat::Abandoned => {
+                    *seat = Seat::Free;
+                    finished
+                }
+                // Submitting to a slot takes what is done out of it.
+                Seat::Done(..) => finished,
+            },
+            // Submitted before the queue came here.
+            None => finished,
+        };
+        self.unclaimed.push_back(Unclaimed::Finished(nobodys));
     }
 
     /// The same for who waits for nothing itself.
-    pub(super) fn reap_and_settle(
-        &mut self,
-        bell: &Bell,
-        later: &mut Later,
-    ) -> Result<usize, Fault> {
-        let reaped = self.reap(bell, later);
-        self.settle(bell, later);
+    pub(super) fn reap_and_settle(&mut self, later: &mut Later<'_>) -> Result<usize, Fault> {
+        let reaped = self.reap(later);
+        self.settle(later);
         reaped
     }
 
-    /// Sees that who waits is woken when something comes back: by an interrupt, or now.
-    fn settle(&mut self, bell: &Bell, later: &mut Later) {
+    /// Sees that who waits is woken when something comes back: by an interrupt, or now. When nobody
+    /// waits there is none.
+    fn settle(&mut self, later: &mut Later<'_>) {
         for _ in 0..ROUNDS {
-            if self.armed || (self.asleep == 0 && self.in_line == 0) {
+            if self.asleep == 0 && self.in_line == 0 {
+                self.park();
+                return;
+            }
+            if self.armed {
                 return;
             }
             match &mut self.queue {
@@ -263,18 +217,29 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
                 // All have been told.
                 _ => return,
             }
-            if !self.armed && self.reap(bell, later).is_err() {
+            self.parked = false;
+            if !self.armed && self.reap(later).is_err() {
                 return;
             }
         }
         if !self.armed {
             // The device is faster than this. All look again, one after the other.
-            later.ring = true;
+            later.ring();
+        }
+    }
+
+    /// Asks for no interrupts, if some may come.
+    fn park(&mut self) {
+        if !core::mem::replace(&mut self.parked, true)
+            && let Some(queue) = &mut self.queue
+        {
+            self.armed = false;
+            queue.disarm();
         }
     }
 
     /// Tells the device what was submitted.
-    pub(super) fn kick(&mut self, later: &mut Later) {
+    pub(super) fn kick(&mut self, later: &mut Later<'_>) {
         if core::mem::replace(&mut self.unkicked, false)
             && let Some(queue) = &mut self.queue
         {
@@ -317,8 +282,7 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         &mut self,
         key: Key,
         waker: &Waker,
-        bell: &Bell,
-        later: &mut Later,
+        later: &mut Later<'_>,
     ) -> Poll<Result<Finished<B>, Fault>> {
         if self.is_tired() {
             later.own = Some(waker.clone());
@@ -327,26 +291,26 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         if let Some(claimed) = self.claim(key) {
             return self.ready(claimed);
         }
-        let fault = self.reap(bell, later).err();
+        let fault = self.reap(later).err();
         if let Some(claimed) = self.claim(key) {
-            self.settle(bell, later);
+            self.settle(later);
             return self.ready(claimed);
         }
         if let Some(fault) = fault {
             // Its buffer comes back with the queue.
-            later.replaced = self.abandon(key, bell);
+            self.abandon(key, later);
             return self.ready(Err(fault));
         }
         self.kick(later);
         // Put the waker down first, then look once more: `arm` does.
-        later.wait(bell.sit(key.slot, waker), waker);
+        later.sit(key.slot, waker);
         if let Some(Seat::Waiting { asleep, .. }) = self.seats.get_mut(key.slot)
             && !core::mem::replace(asleep, true)
         {
             self.asleep = self.asleep.saturating_add(1);
         }
         self.armed = false;
-        self.settle(bell, later);
+        self.settle(later);
         match self.claim(key) {
             Some(claimed) => self.ready(claimed),
             None => {
@@ -356,26 +320,24 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         }
     }
 
-    /// Nobody waits for a submission any more. Returns a waker to be dropped.
-    pub(super) fn abandon(&mut self, key: Key, bell: &Bell) -> Option<Waker> {
+    /// Nobody waits for a submission any more.
+    pub(super) fn abandon(&mut self, key: Key, later: &mut Later<'_>) {
         match self.seats.get_mut(key.slot) {
             Some(seat @ Seat::Waiting { .. }) => match *seat {
                 Seat::Waiting { number, asleep } if number == key.number => {
                     *seat = Seat::Abandoned;
-                    if !asleep {
-                        return None;
+                    if asleep {
+                        self.asleep = self.asleep.saturating_sub(1);
+                        later.rise(key.slot);
                     }
-                    self.asleep = self.asleep.saturating_sub(1);
-                    // When somebody is at it, the waker stays until the seat is taken again, and
-                    // is called for nothing.
-                    return bell.rise(key.slot).unwrap_or_default();
+                    return;
                 }
                 _ => {}
             },
             Some(seat @ Seat::Done(..)) => match core::mem::replace(seat, Seat::Free) {
                 Seat::Done(number, finished) if number == key.number => {
                     self.unclaimed.push_back(Unclaimed::Finished(finished));
-                    return None;
+                    return;
                 }
                 other => *seat = other,
             },
@@ -384,7 +346,6 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         if let Some(finished) = self.late.remove(&key.number) {
             self.unclaimed.push_back(Unclaimed::Finished(finished));
         }
-        None
     }
 
     /// An attempt to submit `buf`, by a task that waits for room if there is none: then `buf` is
@@ -394,9 +355,10 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         turn: &mut Option<u64>,
         header: Option<&[u8]>,
         buf: &mut Option<B>,
-        (waker, bell, later): (&Waker, &Bell, &mut Later),
+        waker: &Waker,
+        later: &mut Later<'_>,
     ) -> Poll<Result<Key, Rejected<B>>> {
-        let Some(mut taken) = buf.take() else {
+        let Some(taken) = buf.take() else {
             return Poll::Pending;
         };
         let newcomer = turn.is_none();
@@ -407,51 +369,60 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
             later.own = Some(waker.clone());
             return Poll::Pending;
         }
+        match self.submit_or_wait(header, taken, later) {
+            Ok(ended) => {
+                self.leave_line(turn, later);
+                self.settle(later);
+                self.ready(ended)
+            }
+            Err(taken) => {
+                *buf = Some(taken);
+                let turn = self.take_turn(turn);
+                self.kick(later);
+                later.line_up(turn, waker);
+                self.in_a_row = 0;
+                self.armed = false;
+                // What races in has the line called.
+                self.settle(later);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Submits, if need be after a look for what has come back; an error when there is no room, and
+    /// something is still to come back that may make some.
+    fn submit_or_wait(
+        &mut self,
+        header: Option<&[u8]>,
+        mut buf: B,
+        later: &mut Later<'_>,
+    ) -> Result<Result<Key, Rejected<B>>, B> {
         let mut rounds = 0;
-        let ended = loop {
-            let why = match self.submit(header, taken) {
-                Err(Rejected {
-                    buf,
-                    why: why @ Reject::Full { .. },
-                }) => {
-                    taken = buf;
-                    why
-                }
-                ended => break ended,
+        loop {
+            let full = match self.submit(header, buf) {
+                Err(full) if matches!(full.why, Reject::Full { .. }) => full,
+                ended => return Ok(ended),
             };
-            match self.reap(bell, later) {
+            match self.reap(later) {
                 Ok(0) => {}
                 Ok(_) if rounds < ROUNDS => {
                     rounds = rounds.wrapping_add(1);
+                    buf = full.buf;
                     continue;
                 }
                 Ok(_) => later.call_line = true,
                 Err(fault) => {
-                    let (buf, why) = (taken, Reject::Broken(fault));
-                    break Err(Rejected { buf, why });
+                    let why = Reject::Broken(fault);
+                    return Ok(Err(Rejected { why, ..full }));
                 }
             }
-            if self
-                .queue
-                .as_ref()
-                .is_none_or(|queue| queue.outstanding() == 0)
-            {
+            let queue = self.queue.as_ref();
+            return match queue.is_none_or(|queue| queue.outstanding() == 0) {
                 // Nothing will come back that could make room.
-                break Err(Rejected { buf: taken, why });
-            }
-            *buf = Some(taken);
-            let turn = self.take_turn(turn);
-            self.kick(later);
-            later.wait(bell.line_up(turn, waker), waker);
-            self.in_a_row = 0;
-            self.armed = false;
-            // What races in has the line called.
-            self.settle(bell, later);
-            return Poll::Pending;
-        };
-        later.replaced = self.leave_line(turn, bell);
-        self.settle(bell, later);
-        self.ready(ended)
+                true => Ok(Err(full)),
+                false => Err(full.buf),
+            };
+        }
     }
 
     fn take_turn(&mut self, turn: &mut Option<u64>) -> u64 {
@@ -463,15 +434,16 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         })
     }
 
-    /// Gives a turn up. Returns a waker to be dropped.
-    pub(super) fn leave_line(&mut self, turn: &mut Option<u64>, bell: &Bell) -> Option<Waker> {
-        let turn = turn.take()?;
-        self.in_line = self.in_line.saturating_sub(1);
-        bell.leave_line(turn).unwrap_or_default()
+    /// Gives a turn up.
+    pub(super) fn leave_line(&mut self, turn: &mut Option<u64>, later: &mut Later<'_>) {
+        if let Some(turn) = turn.take() {
+            self.in_line = self.in_line.saturating_sub(1);
+            later.leave_line(turn);
+        }
     }
 
     /// Takes the queue, and tells all who wait.
-    pub(super) fn take(&mut self, later: &mut Later) -> Option<Virtqueue<P, B>> {
+    pub(super) fn take(&mut self, later: &mut Later<'_>) -> Option<Virtqueue<P, B>> {
         let queue = self.queue.take()?;
         for seat in &mut self.seats {
             if matches!(seat, Seat::Waiting { .. } | Seat::Abandoned) {
@@ -480,9 +452,10 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
         }
         self.asleep = 0;
         self.armed = false;
+        self.parked = false;
         self.unkicked = false;
         self.told = false;
-        later.ring = true;
+        later.end = true;
         Some(queue)
     }
 
