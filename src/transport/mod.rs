@@ -28,6 +28,8 @@ pub mod config;
 pub mod mmio;
 pub mod pci;
 
+#[cfg(feature = "alloc")]
+mod boxed;
 mod doorbell;
 mod isr;
 mod space;
@@ -353,7 +355,9 @@ fn driver_words(before: Features, accepted: Features) -> impl Iterator<Item = (u
     words.filter(move |&(select, word)| select < 2 || before.word(select) | word != 0)
 }
 
-/// A device as initialization and the control path see it. Object-safe.
+/// A device as initialization and the control path see it. Object-safe: with `alloc`, a
+/// `Box<dyn Transport + Send>` is a transport too, for a kernel that learns only at run time how
+/// its devices are reached.
 ///
 /// # For implementors
 /// What a transport *reads* is the device's word, and is checked by whoever uses it. What it is
