@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub const EVENT_PREFIX: &str = "@vring ";
 
 /// Version of this protocol; both sides refuse another.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// I/O port of QEMU's `isa-debug-exit` device. Writing `v` ends QEMU with [`exit_status`]`(v)`.
 ///
@@ -77,6 +77,15 @@ pub struct Options {
     pub queue_size: u16,
     /// `interrupts=msix|intx|poll`.
     pub interrupts: String,
+    /// `transport=pci-modern` or another [`Transport`]: how the device is driven.
+    pub transport: Transport,
+    /// `registers=plain|counted`: counted, every access of a register of the device is a call of a
+    /// function, and the addresses that the driver has of them are mapped nowhere.
+    pub counted_registers: bool,
+    /// `pci_stack=crate|own`: own, configuration space is reached by functions of the kernel's.
+    pub own_pci_stack: bool,
+    /// `bars=firmware|kernel`: kernel, the device's BARs are cleared and assigned anew.
+    pub kernel_assigns_bars: bool,
     /// `idle=60`: seconds without any request from the peer after which the guest gives up.
     pub idle_seconds: u32,
     /// `require=VIRTIO_F_RING_PACKED`: features without which the driver does not start, by the
@@ -113,6 +122,10 @@ impl Default for Options {
             ping: 0,
             queue_size: 256,
             interrupts: "msix".into(),
+            transport: Transport::PciModern,
+            counted_registers: false,
+            own_pci_stack: false,
+            kernel_assigns_bars: false,
             idle_seconds: 60,
             require: Vec::new(),
             refuse: Vec::new(),
@@ -143,6 +156,10 @@ impl Options {
                 "interrupts" if matches!(value, "msix" | "intx" | "poll") => {
                     options.interrupts = value.into();
                 }
+                "transport" => options.transport = Transport::from_name(value).ok_or(word)?,
+                "registers" => options.counted_registers = one_of(value, "plain", "counted", word)?,
+                "pci_stack" => options.own_pci_stack = one_of(value, "crate", "own", word)?,
+                "bars" => options.kernel_assigns_bars = one_of(value, "firmware", "kernel", word)?,
                 "idle" => options.idle_seconds = value.parse().map_err(|_| word)?,
                 "require" => options.require = names(value),
                 "refuse" => options.refuse = names(value),
@@ -152,6 +169,8 @@ impl Options {
                 "awaited" => options.awaited = value.parse().map_err(|_| word)?,
                 "pairs" => options.pairs = value.parse().map_err(|_| word)?,
                 "suite" => options.suite = value.into(),
+                // The machine's word, for the kernel: where its windows of registers are.
+                "virtio_mmio.device" => {}
                 _ => return Err(word.into()),
             }
         }
@@ -162,13 +181,26 @@ impl Options {
     #[must_use]
     pub fn to_command_line(&self) -> String {
         alloc::format!(
-            "ip={} gw={} ping={} queue_size={} interrupts={} idle={} require={} refuse={} \
-             indirect={} pieces={} batches={} awaited={} pairs={} suite={}",
+            "ip={} gw={} ping={} queue_size={} interrupts={} transport={} registers={} \
+             pci_stack={} bars={} idle={} require={} refuse={} indirect={} pieces={} batches={} \
+             awaited={} pairs={} suite={}",
             self.ip,
             self.gateway,
             self.ping,
             self.queue_size,
             self.interrupts,
+            self.transport.name(),
+            if self.counted_registers {
+                "counted"
+            } else {
+                "plain"
+            },
+            if self.own_pci_stack { "own" } else { "crate" },
+            if self.kernel_assigns_bars {
+                "kernel"
+            } else {
+                "firmware"
+            },
             self.idle_seconds,
             self.require.join(","),
             self.refuse.join(","),
@@ -179,6 +211,79 @@ impl Options {
             self.pairs,
             self.suite
         )
+    }
+}
+
+/// How the guest drives its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// PCI, the modern interface, its structures in memory BARs.
+    #[default]
+    PciModern,
+    /// PCI, the modern interface, its doorbells in an I/O BAR.
+    PciPorts,
+    /// PCI, the modern interface, through the window in configuration space.
+    PciWindow,
+    /// PCI, the legacy interface.
+    PciLegacy,
+    /// MMIO, version 2.
+    Mmio,
+    /// MMIO, version 1: the legacy interface.
+    MmioLegacy,
+}
+
+impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::PciModern,
+        Self::PciPorts,
+        Self::PciWindow,
+        Self::PciLegacy,
+        Self::Mmio,
+        Self::MmioLegacy,
+    ];
+
+    /// Its name on command lines and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PciModern => "pci-modern",
+            Self::PciPorts => "pci-ports",
+            Self::PciWindow => "pci-window",
+            Self::PciLegacy => "pci-legacy",
+            Self::Mmio => "mmio",
+            Self::MmioLegacy => "mmio-legacy",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == name)
+    }
+
+    /// Whether the device is a PCI function.
+    #[must_use]
+    pub const fn is_pci(self) -> bool {
+        !matches!(self, Self::Mmio | Self::MmioLegacy)
+    }
+
+    /// Whether it is the interface from before VIRTIO 1.0.
+    #[must_use]
+    pub const fn is_legacy(self) -> bool {
+        matches!(self, Self::PciLegacy | Self::MmioLegacy)
+    }
+}
+
+/// Whether a value is the second of two.
+fn one_of<'a>(value: &str, no: &str, yes: &str, word: &'a str) -> Result<bool, &'a str> {
+    if value == yes {
+        Ok(true)
+    } else if value == no {
+        Ok(false)
+    } else {
+        Err(word)
     }
 }
 
@@ -336,17 +441,18 @@ pub enum Event {
         version: u32,
         /// `aarch64`, `riscv64` or `x86_64`.
         arch: String,
-        /// `ecam`, `cf8` or `none`: how PCI configuration space is reached.
+        /// How PCI configuration space is reached: `ecam`, `cf8` or `none`; `functions`, where the
+        /// crate is given the kernel's own ([`Options::own_pci_stack`]).
         pci_access: String,
     },
     /// The device was found and initialized.
     Device {
-        /// `0000:00:02.0`.
+        /// `0000:00:02.0`; over MMIO, of the registers: `0xfeb00e00`.
         address: String,
         /// Type id of the specification (1: network).
         device_type: u16,
-        /// `pci-modern`.
-        transport: String,
+        /// What it is driven by.
+        transport: Transport,
         /// `52:54:00:12:34:56`.
         mac: Option<String>,
         /// Bytes, where the device said.
@@ -504,6 +610,16 @@ pub enum Event {
         /// What to do.
         fix: String,
     },
+    /// How often registers were reached, from finding the device to its reset, where that is
+    /// counted: see [`Options::counted_registers`].
+    Registers {
+        /// Loads and stores other than the two below.
+        accesses: u64,
+        /// Doorbell stores.
+        doorbells: u64,
+        /// Interrupts that were acknowledged.
+        acknowledged: u64,
+    },
     /// The last counts, after the device was reset.
     Counters {
         /// Each queue.
@@ -566,10 +682,31 @@ mod tests {
             batches: 9,
             awaited: 11,
             pairs: 11,
+            transport: Transport::MmioLegacy,
+            counted_registers: true,
+            own_pci_stack: true,
+            kernel_assigns_bars: true,
             ..Options::default()
         };
-        assert_eq!(Options::parse(&options.to_command_line()), Ok(options));
+        let line = options.to_command_line();
+        let told = alloc::format!("{line} virtio_mmio.device=512@0xfeb00e00:12");
+        for line in [line, told] {
+            assert_eq!(Options::parse(&line), Ok(options.clone()));
+        }
+        for word in ["transport=ccw", "registers=maybe", "bars=", "pci_stack=1"] {
+            assert_eq!(Options::parse(word), Err(word.into()));
+        }
         assert_eq!(Options::parse("bogus=1"), Err("bogus=1".into()));
+    }
+
+    #[test]
+    fn transports_have_names_of_their_own() {
+        for transport in Transport::ALL {
+            assert_eq!(Transport::from_name(transport.name()), Some(transport));
+            let json = serde_json::to_string(&transport).unwrap();
+            assert_eq!(json.trim_matches('"'), transport.name());
+        }
+        assert_eq!(Transport::from_name("pci"), None);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use core::time::Duration;
 
 use spin::Once;
 use vring::adapter::futures::Notifier;
-use vring::transport::pci::{Address, ConfigAccess as _, MsixError, PciTransport};
-use vring::transport::{Interrupt, RegisterAccess, Transport};
+use vring::transport::pci::{Address, ConfigAccess as _, MsixError, MsixTable, PciTransport};
+use vring::transport::{Interrupt, Isr, RegisterAccess};
 
 use super::interrupts::{self, Hook, Vector};
 use super::{Machine, arch, idle, pci};
@@ -129,6 +129,8 @@ enum Mode {
 pub(crate) enum InterruptError {
     /// MSI-X.
     Msix(MsixError),
+    /// The transport has no vectors: a device over MMIO has one line.
+    NoVectors,
     /// The kernel has no vector left.
     NoVector,
     /// The machine's interrupt controller takes no messages, or no more of them.
@@ -148,6 +150,9 @@ impl fmt::Display for InterruptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Msix(error) => error.fmt(f),
+            Self::NoVectors => f.write_str(
+                "a device over MMIO has one interrupt line and no messages: use interrupts=intx",
+            ),
             Self::NoVector => f.write_str("the kernel has no interrupt vector left"),
             Self::NoMessage => f.write_str(
                 "the machine's interrupt controller takes no messages, or no more of them: use \
@@ -166,6 +171,46 @@ impl From<MsixError> for InterruptError {
     }
 }
 
+/// A device as its interrupts are set up.
+pub(crate) trait Interrupting {
+    /// How it is reached.
+    type Access: RegisterAccess + 'static;
+
+    /// Turns MSI-X on.
+    fn enable_msix(&mut self, machine: &Machine)
+    -> Result<MsixTable<Self::Access>, InterruptError>;
+
+    /// What an interrupt handler acknowledges with.
+    fn take_isr(&mut self) -> Option<Isr>;
+
+    /// The interrupt controllers' input that its line drives.
+    fn line(&self, machine: &Machine) -> Result<u32, InterruptError>;
+
+    /// Where its function is, if it is one of PCI.
+    fn address(&self) -> Option<Address>;
+}
+
+impl<A: RegisterAccess + 'static> Interrupting for PciTransport<A> {
+    type Access = A;
+
+    fn enable_msix(&mut self, machine: &Machine) -> Result<MsixTable<A>, InterruptError> {
+        let map = |address, len| pci::map_registers(machine, address, len);
+        Ok(PciTransport::enable_msix(self, machine.pci, map)?)
+    }
+
+    fn take_isr(&mut self) -> Option<Isr> {
+        vring::transport::Transport::take_isr(self)
+    }
+
+    fn line(&self, machine: &Machine) -> Result<u32, InterruptError> {
+        arch::line_of(machine, PciTransport::address(self))
+    }
+
+    fn address(&self) -> Option<Address> {
+        Some(PciTransport::address(self))
+    }
+}
+
 impl DeviceInterrupts {
     /// No interrupts.
     pub(crate) fn poll() -> Self {
@@ -173,14 +218,13 @@ impl DeviceInterrupts {
     }
 
     /// Messages for so many queues and for the configuration.
-    pub(crate) fn msix<A: RegisterAccess + 'static>(
+    pub(crate) fn msix<D: Interrupting>(
         machine: &Machine,
-        transport: &mut PciTransport<A>,
+        device: &mut D,
         queues: u16,
         sharing: Sharing,
     ) -> Result<Self, InterruptError> {
-        let map = |address, len| pci::map_registers(machine, address, len);
-        let mut table = transport.enable_msix(&machine.pci, map)?;
+        let mut table = device.enable_msix(machine)?;
         let (of_queues, config) = sharing.place(queues, table.len());
         let noted = Arc::<Noted>::default();
         let mut raised = Vec::new();
@@ -217,15 +261,15 @@ impl DeviceInterrupts {
                 false => table.unmask(entry),
             }),
         };
-        Ok(Self::new(mode, noted, Some(transport.address())))
+        Ok(Self::new(mode, noted, device.address()))
     }
 
     /// The line that the firmware gave the device, which others may have as well.
-    pub(crate) fn intx<A: RegisterAccess>(
+    pub(crate) fn intx<D: Interrupting>(
         machine: &Machine,
-        transport: &mut PciTransport<A>,
+        device: &mut D,
     ) -> Result<Self, InterruptError> {
-        let isr = transport.take_isr().ok_or(InterruptError::NoStatus)?;
+        let isr = device.take_isr().ok_or(InterruptError::NoStatus)?;
         let noted = Arc::<Noted>::default();
         let handler = {
             let noted = noted.clone();
@@ -245,12 +289,11 @@ impl DeviceInterrupts {
                 !why.is_empty()
             }
         };
-        let address = transport.address();
-        let line = arch::line_of(machine, address)?;
+        let line = device.line(machine)?;
         let hook = interrupts::share(line, handler, InterruptError::NoVector, |vector| {
             arch::route(machine, line, vector)
         })?;
-        Ok(Self::new(Mode::Line(hook), noted, Some(address)))
+        Ok(Self::new(Mode::Line(hook), noted, device.address()))
     }
 
     fn new(mode: Mode, noted: Arc<Noted>, address: Option<Address>) -> Self {

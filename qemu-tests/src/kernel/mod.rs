@@ -4,22 +4,27 @@ mod exit;
 mod heap;
 mod memory;
 
+pub(crate) mod access;
 pub(crate) mod arch;
 pub(crate) mod clock;
 pub(crate) mod device_interrupts;
 pub(crate) mod executor;
 pub(crate) mod idle;
 pub(crate) mod interrupts;
+pub(crate) mod mmio;
 pub(crate) mod pci;
 pub(crate) mod platform;
 pub(crate) mod serial;
 pub(crate) mod smp;
+pub(crate) mod transports;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use log::info;
+use vring::transport::mmio::Window;
 use vring_protocol::{Event, Options, VERSION};
 
 use crate::report::{self, Report};
@@ -34,7 +39,9 @@ pub(crate) struct Machine {
     /// All memory that there is: what is elsewhere may be a device's.
     pub(crate) ram: Vec<Range<u64>>,
     /// PCI configuration space.
-    pub(crate) pci: ConfigSpace,
+    pub(crate) pci: &'static ConfigSpace,
+    /// Windows of registers in which virtio devices may be.
+    pub(crate) windows: Vec<Window>,
     /// Bytes of heap at boot.
     pub(crate) heap_bytes: usize,
     /// What came of starting other processors.
@@ -78,11 +85,16 @@ pub(crate) fn run(boot: impl FnOnce() -> BootInfo) -> ! {
     info!("heap: {} MiB", heap_bytes >> 20);
     info!("processors: {} of {}", started.running, started.described);
 
-    let pci = ConfigSpace::new(&firmware.ecam);
+    let options = Options::parse(&command_line);
+    let mut pci = ConfigSpace::new(&firmware.ecam);
+    if options.as_ref().is_ok_and(|options| options.own_pci_stack) {
+        pci = pci.by_functions();
+    }
     arch::assign_bars(&firmware, &pci);
     let machine = Machine {
         ram,
-        pci,
+        pci: Box::leak(Box::new(pci)),
+        windows: arch::mmio_windows(&firmware, &command_line),
         firmware,
         heap_bytes,
         started,
@@ -93,7 +105,7 @@ pub(crate) fn run(boot: impl FnOnce() -> BootInfo) -> ! {
         pci_access: machine.pci.name().into(),
     });
     let mut report = Report::new();
-    match Options::parse(&command_line) {
+    match options {
         Ok(options) => suites::run(&machine, &options, &mut report),
         Err(word) => report.fail(
             "command_line",

@@ -1,17 +1,20 @@
-//! The PCI side of what `vring` asks of a kernel: configuration space, and mapped registers.
+//! The PCI side of what `vring` asks of a kernel: configuration space.
 //!
 //! The crate brings both ways to configuration space. The kernel says which one the machine has,
-//! and where; and it refuses to take for device registers what is memory.
+//! and where. For a test it claims to have a PCI stack of its own instead, and gives the crate two
+//! functions.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use core::ptr::NonNull;
 
+use log::info;
 use vring::transport::Registers;
-use vring::transport::pci::{self, Address, ConfigAccess, Function};
+use vring::transport::pci::{self, Address, AssignError, Bar, ConfigAccess, Function, Width};
 
 use super::Machine;
+use super::access::Access;
 use super::arch::{self, memory};
 
 /// A window onto the configuration space of some buses, as the firmware describes it.
@@ -30,7 +33,9 @@ pub(crate) enum ConfigSpace {
     /// Mapped into memory, a window for some buses each.
     Ecam(Vec<pci::Ecam>),
     /// Behind the ports 0xcf8 and 0xcfc.
-    Ports(Box<dyn ConfigAccess>),
+    Ports(Box<dyn ConfigAccess + Send + Sync>),
+    /// By functions of the kernel's own.
+    Functions(Box<dyn ConfigAccess + Send + Sync>),
     /// Not to be reached: a machine without PCI.
     Absent,
 }
@@ -39,11 +44,39 @@ impl ConfigSpace {
     /// Maps the windows that the firmware describes, or without any takes the ports.
     pub(super) fn new(windows: &[EcamWindow]) -> Self {
         let ecam: Vec<_> = windows.iter().filter_map(map_window).collect();
-        if ecam.is_empty() {
-            arch::config_ports().map_or(Self::Absent, Self::Ports)
-        } else {
-            Self::Ecam(ecam)
+        if !ecam.is_empty() {
+            return Self::Ecam(ecam);
         }
+        let ports = arch::config_ports().map_or(Self::Absent, Self::Ports);
+        // A machine without PCI has no such ports, or ports that nobody answers.
+        let answered = ports.functions().next().is_some();
+        if answered { ports } else { Self::Absent }
+    }
+
+    /// The same by two functions, as a kernel has them that brings a PCI stack.
+    pub(super) fn by_functions(self) -> Self {
+        if self.is_absent() {
+            return self;
+        }
+        let stack: &'static Self = Box::leak(Box::new(self));
+        let read = |at: Address, register: u16, width: Width| match width {
+            Width::Byte => stack.read8(at, register).into(),
+            Width::Word => stack.read16(at, register).into(),
+            Width::Dword => stack.read32(at, register),
+        };
+        let write = |at: Address, register: u16, width: Width, value: u32| match width {
+            Width::Byte => stack.write8(at, register, value as u8),
+            Width::Word => stack.write16(at, register, value as u16),
+            Width::Dword => stack.write32(at, register, value),
+        };
+        // SAFETY: each is one access of the stack's, which signed for it.
+        let functions = unsafe { pci::from_fn(read, write) };
+        Self::Functions(Box::new(functions))
+    }
+
+    /// Whether the machine has no PCI.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
     }
 
     /// The word for it in the protocol.
@@ -51,6 +84,7 @@ impl ConfigSpace {
         match self {
             Self::Ecam(_) => "ecam",
             Self::Ports(_) => "cf8",
+            Self::Functions(_) => "functions",
             Self::Absent => "none",
         }
     }
@@ -76,15 +110,46 @@ fn map_window(window: &EcamWindow) -> Option<pci::Ecam> {
 
 /// Maps device registers for a transport; `None` for addresses that are memory.
 pub(crate) fn map_registers(machine: &Machine, address: u64, len: usize) -> Option<Registers> {
-    let end = address.checked_add(len as u64)?;
-    let is_memory = |ram: &core::ops::Range<u64>| address < ram.end && ram.start < end;
-    if end > memory::HIGHEST || machine.ram.iter().any(is_memory) {
-        return None;
+    Access::Plain.map(machine, address, len)
+}
+
+impl Machine {
+    /// Takes the addresses of a function's memory BARs away, as if there had been no firmware, and
+    /// gives it others.
+    pub(crate) fn reassign_bars(&self, address: Address) -> Result<(), AssignError> {
+        const COMMAND: u16 = 0x04;
+        const BAR_0: u16 = 0x10;
+        let config = self.pci;
+        let mut windows = arch::bar_windows(self);
+        let memory = |bar: u8| match Bar::read(config, address, bar) {
+            Ok(Bar::Memory { address, size, .. }) => Some((bar, address, size)),
+            _ => None,
+        };
+        let before: Vec<_> = (0..6).filter_map(memory).collect();
+        // Nothing is decoded meanwhile; the transport turns it on again.
+        let command = config.read16(address, COMMAND);
+        config.write16(address, COMMAND, command & !3);
+        for (bar, at, _) in &before {
+            let register = BAR_0 + 4 * u16::from(*bar);
+            config.write32(address, register, 0);
+            if at >> 32 != 0 {
+                config.write32(address, register + 4, 0);
+            }
+        }
+        for function in self.functions_with_bars() {
+            pci::avoid_bars(config, function.address, &mut windows);
+        }
+        pci::assign_bars(config, address, &mut windows)?;
+        let after: Vec<_> = (0..6).filter_map(memory).collect();
+        info!("{address}: memory BARs were at {before:x?} and are at {after:x?}");
+        Ok(())
     }
-    memory::map_device(address, len as u64);
-    let base = NonNull::new(address as *mut u8)?;
-    // SAFETY: mapped for good, not memory, and asked for by the one transport of the device.
-    Some(unsafe { Registers::new(base, len) })
+
+    /// Functions that are no bridges.
+    pub(crate) fn functions_with_bars(&self) -> impl Iterator<Item = Function> {
+        let functions = self.pci.functions();
+        functions.filter(|function| function.header_type == 0)
+    }
 }
 
 macro_rules! forward {
@@ -96,7 +161,7 @@ macro_rules! forward {
                     .iter()
                     .map(|window| window.$read(address, register))
                     .fold(<$word>::MAX, core::ops::BitAnd::bitand),
-                Self::Ports(ports) => ports.$read(address, register),
+                Self::Ports(ports) | Self::Functions(ports) => ports.$read(address, register),
                 Self::Absent => <$word>::MAX,
             }
         }
@@ -106,7 +171,9 @@ macro_rules! forward {
                 Self::Ecam(windows) => windows
                     .iter()
                     .for_each(|window| window.$write(address, register, value)),
-                Self::Ports(ports) => ports.$write(address, register, value),
+                Self::Ports(ports) | Self::Functions(ports) => {
+                    ports.$write(address, register, value);
+                }
                 Self::Absent => {}
             }
         }

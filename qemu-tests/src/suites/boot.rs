@@ -131,8 +131,12 @@ fn device_memory(report: &mut Report) {
     );
 }
 
-/// Configuration space shows the host bridge, and every function only once.
+/// Configuration space shows the host bridge, and every function only once; where there is one.
 fn pci(machine: &Machine, report: &mut Report) {
+    if machine.pci.is_absent() {
+        log::info!("this machine has no PCI");
+        return;
+    }
     const HOST_BRIDGE: u32 = 0x06_00_00;
     let found: Vec<_> = machine.pci.functions().collect();
     let mut addresses: Vec<_> = found.iter().map(|function| function.address).collect();

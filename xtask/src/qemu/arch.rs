@@ -63,7 +63,7 @@ impl Arch {
     /// The machines that the guest knows.
     pub(crate) fn machines(self) -> &'static [Machine] {
         match self {
-            Self::X86_64 => &[Machine::Q35, Machine::Pc],
+            Self::X86_64 => &[Machine::Q35, Machine::Pc, Machine::Microvm],
             Self::Aarch64 | Self::Riscv64 => &[Machine::Virt],
         }
     }
@@ -83,6 +83,8 @@ impl Arch {
             (Self::Aarch64, Machine::Virt, _) => "virt,gic-version=2",
             // The usual controller takes no messages, and this one no lines that the guest knows.
             (Self::Riscv64, Machine::Virt, Interrupts::Msix) => "virt,aia=aplic-imsic",
+            // Without ACPI it tells the kernel of its devices on the command line.
+            (_, Machine::Microvm, _) => "microvm,acpi=off,pit=on,pic=on",
             (_, machine, _) => machine.name(),
         }
     }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use vring_protocol::Transport;
+
 use super::arch::Arch;
+use super::attach::{self, Bars, PciStack, Registers};
 use super::features::{Ring, Steer};
 use super::stop::Stop;
 
@@ -21,17 +24,32 @@ pub(crate) struct QemuArgs {
     /// What the guest is compiled for. Others than x86_64 are emulated, on QEMU's `virt`.
     #[arg(long, value_enum, default_value_t = Arch::X86_64)]
     pub(crate) arch: Arch,
-    /// QEMU's machine for the guest; q35, or for other architectures virt.
+    /// QEMU's machine for the guest; q35, or microvm where the transport is one over MMIO, or for
+    /// other architectures virt.
     #[arg(long, value_enum)]
     pub(crate) machine: Option<Machine>,
-    /// How the network card presents itself.
-    #[arg(long, value_enum, default_value_t = Nic::Modern)]
-    pub(crate) nic: Nic,
+    /// How the guest drives the network card; pci-modern, or on microvm mmio.
+    #[arg(long, value_parser = attach::transports())]
+    pub(crate) transport: Option<Transport>,
+    /// Which interfaces a network card on PCI has; the one that is driven.
+    #[arg(long, value_enum)]
+    pub(crate) nic: Option<Nic>,
+    /// How the driver reaches the card's registers. Counted, every access is a call of a function,
+    /// as a hypercall would be, and what goes past them is a fault.
+    #[arg(long, value_enum, default_value_t = Registers::Plain)]
+    pub(crate) registers: Registers,
+    /// By what the driver reaches PCI configuration space.
+    #[arg(long, value_enum, default_value_t = PciStack::Crate)]
+    pub(crate) pci_stack: PciStack,
+    /// Who gives the card its addresses.
+    #[arg(long, value_enum, default_value_t = Bars::Firmware)]
+    pub(crate) bars: Bars,
     /// What runs the guest; auto tries KVM by booting the guest under it.
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
     /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
-    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "suite", "vectors", "arch", "machine", "nic",
+    #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "suite", "vectors", "arch", "machine",
+        "transport", "nic", "registers", "pci_stack", "bars",
         "pings", "tcp_mib", "datagrams", "burst", "batches", "cpus", "queue_pairs"])]
     pub(crate) matrix: bool,
     /// Of the matrix, only cells whose name contains this; may be given more than once.
@@ -55,10 +73,10 @@ pub(crate) struct QemuArgs {
     /// sending; a split ring is a power of two.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=32768))]
     pub(crate) queue_size: u16,
-    /// How the guest learns of completions: it insists. On riscv64 msix also chooses the interrupt
-    /// controller that takes messages.
-    #[arg(long, value_enum, default_value_t = Interrupts::Msix)]
-    pub(crate) interrupts: Interrupts,
+    /// How the guest learns of completions: it insists. msix, or over MMIO, where there is only a
+    /// line, intx. On riscv64 msix also chooses the interrupt controller that takes messages.
+    #[arg(long, value_enum)]
+    pub(crate) interrupts: Option<Interrupts>,
     /// What the guest does. The interrupts suite tries them one property after the other, and its
     /// traffic is its own: two cards share a line, the link goes down and up, interrupts are late,
     /// held back and nobody's; at the end the ways to wait are measured.
@@ -134,31 +152,28 @@ impl QemuArgs {
         Ok(steer)
     }
 
-    /// The machine that was asked for, or the usual one.
-    ///
-    /// # Errors
-    /// [`Stop::Usage`] for one that the architecture does not have.
-    pub(crate) fn machine(&self) -> Result<Machine, Stop> {
-        let known = self.arch.machines();
-        let machine = self.machine.unwrap_or(self.arch.usual_machine());
-        if known.contains(&machine) {
-            return Ok(machine);
-        }
-        let known: Vec<&str> = known.iter().map(|machine| machine.name()).collect();
-        Err(Stop::Usage(format!(
-            "--machine {}: the guest for {} runs on {}",
-            machine.name(),
-            self.arch.name(),
-            known.join(" and ")
-        )))
-    }
-
-    /// Whether the suite can do with such interrupts.
+    /// Whether the suite can do with such interrupts, and such a card.
     ///
     /// # Errors
     /// [`Stop::Usage`].
     pub(crate) fn check_suite(&self) -> Result<(), Stop> {
-        if self.suite == Suite::Interrupts && self.interrupts == Interrupts::Poll {
+        let usual = self.transport.is_none_or(|one| one == Transport::PciModern)
+            && self.machine != Some(Machine::Microvm)
+            && (self.registers, self.pci_stack, self.bars)
+                == (Registers::Plain, PciStack::Crate, Bars::Firmware);
+        if self.suite == Suite::Interrupts && !usual {
+            return Err(Stop::Usage(
+                "--suite interrupts: it drives cards of its own by --transport pci-modern, and \
+                 nothing else"
+                    .into(),
+            ));
+        }
+        if self.vectors.is_some() && self.transport.is_some_and(|one| !one.is_pci()) {
+            return Err(Stop::Usage(
+                "--vectors: a device over MMIO has no table of messages: leave it out".into(),
+            ));
+        }
+        if self.suite == Suite::Interrupts && self.interrupts == Some(Interrupts::Poll) {
             return Err(Stop::Usage(
                 "--suite interrupts --interrupts poll: it tries interrupts, msix or intx".into(),
             ));
@@ -185,11 +200,14 @@ impl QemuArgs {
                  not with --suite interrupts or --vectors"
             )));
         }
-        if pairs > 1 && self.interrupts != Interrupts::Msix {
+        if let Some(interrupts) = self.interrupts
+            && pairs > 1
+            && interrupts != Interrupts::Msix
+        {
             return Err(Stop::Usage(format!(
                 "--queue-pairs {pairs} --interrupts {}: each queue interrupts its own processor, which \
                  takes msix",
-                self.interrupts.name()
+                interrupts.name()
             )));
         }
         if pairs > 1 && self.vhost == VhostMode::Off {
@@ -234,6 +252,7 @@ pub(crate) enum VhostMode {
 pub(crate) enum Machine {
     Q35,
     Pc,
+    Microvm,
     Virt,
 }
 
@@ -242,6 +261,7 @@ impl Machine {
         match self {
             Self::Q35 => "q35",
             Self::Pc => "pc",
+            Self::Microvm => "microvm",
             Self::Virt => "virt",
         }
     }
@@ -254,16 +274,6 @@ pub(crate) enum Nic {
     Modern,
     /// With both interfaces.
     Transitional,
-}
-
-impl Nic {
-    /// The properties of QEMU's device.
-    pub(crate) fn properties(self) -> &'static str {
-        match self {
-            Self::Modern => "disable-legacy=on",
-            Self::Transitional => "disable-legacy=off,disable-modern=off",
-        }
-    }
 }
 
 /// See [`QemuArgs::accel`].
@@ -334,34 +344,6 @@ mod tests {
     fn steer(words: &str) -> Result<Steer, Stop> {
         let words = ["qemu"].into_iter().chain(words.split(' '));
         Cli::try_parse_from(words).unwrap().qemu.steer()
-    }
-
-    #[test]
-    fn a_machine_belongs_to_its_architecture() {
-        let machine = |words: &str| {
-            let words = ["qemu"].into_iter().chain(words.split_ascii_whitespace());
-            let args = Cli::try_parse_from(words).unwrap().qemu;
-            args.machine()
-        };
-        for (words, expected) in [
-            ("", Machine::Q35),
-            ("--machine pc", Machine::Pc),
-            ("--arch x86_64", Machine::Q35),
-            ("--arch aarch64", Machine::Virt),
-            ("--arch riscv64 --machine virt", Machine::Virt),
-        ] {
-            assert_eq!(machine(words).unwrap(), expected, "{words}");
-        }
-        for (words, known) in [
-            ("--machine virt", "q35 and pc"),
-            ("--arch aarch64 --machine pc", "virt"),
-            ("--arch riscv64 --machine q35", "virt"),
-        ] {
-            match machine(words) {
-                Err(Stop::Usage(text)) => assert!(text.ends_with(known), "{text}"),
-                other => panic!("{words}: {other:?}"),
-            }
-        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vring_protocol::Transport;
 
 use super::arch::Arch;
 use super::cli::Suite;
@@ -97,8 +98,16 @@ pub(crate) struct Job {
     /// Processors, and queue pairs of the network card and its back end.
     pub(crate) cpus: u16,
     pub(crate) queue_pairs: u16,
-    /// QEMU's properties of the network card, after the name of the model.
+    /// QEMU's model of the network card, and its properties.
+    pub(crate) model: String,
+    /// See `model`.
     pub(crate) nic: String,
+    /// Words for QEMU beside those.
+    pub(crate) arguments: Vec<String>,
+    /// How the guest is to drive the card.
+    pub(crate) transport: Transport,
+    /// Whether the guest is to count how often it reaches registers.
+    pub(crate) counted: bool,
     pub(crate) guest: PathBuf,
     /// The guest's kernel command line.
     pub(crate) command_line: String,

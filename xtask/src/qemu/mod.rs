@@ -5,6 +5,7 @@
 //! where [`inner::run_all`] runs; what it does there is the same.
 
 pub(crate) mod arch;
+mod attach;
 mod channel;
 pub(crate) mod cli;
 mod features;

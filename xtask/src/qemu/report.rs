@@ -89,6 +89,16 @@ pub(crate) struct Pairs {
     pub(crate) pairs: Vec<vring_protocol::PairCounters>,
 }
 
+/// How often registers were reached, from finding the card to its reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Registers {
+    /// Loads and stores other than the two below.
+    pub(crate) accesses: u64,
+    pub(crate) doorbells: u64,
+    /// Interrupts that were acknowledged.
+    pub(crate) acknowledged: u64,
+}
+
 /// What packets took that were sent in batches of one size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batch {
@@ -319,6 +329,9 @@ pub(crate) struct Findings {
     /// The guest's exercise over queues of its own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) pieces: Option<Pieces>,
+    /// How often the guest reached registers, where that was counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) registers: Option<Registers>,
     /// The guest's packets in batches, where they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) batches: Vec<Batch>,
@@ -461,6 +474,7 @@ mod tests {
         report.findings.counters = Some(Counters::default());
         report.findings.batches.push(Batch::default());
         report.findings.awaited.push(Awaited::default());
+        report.findings.registers = Some(Registers::default());
         let json = serde_json::to_value(&report).unwrap();
         for pointer in [
             "/schema",
@@ -499,6 +513,9 @@ mod tests {
             "/counters/suppressed_kicks",
             "/counters/interrupts",
             "/counters/faults",
+            "/registers/accesses",
+            "/registers/doorbells",
+            "/registers/acknowledged",
             "/batches/0/batch",
             "/batches/0/packets",
             "/batches/0/transmit_kicks",

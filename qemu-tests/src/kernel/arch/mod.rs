@@ -10,7 +10,7 @@
 //! | `Firmware` | what its tables or its tree say, read once: `ecam`, `check` |
 //! | `init_exceptions()` | faults end the run with a failed check from here on |
 //! | `init_interrupts(&Firmware)` | the interrupt controllers, everything masked |
-//! | `memory::{map_device, guard_boot_stack, HIGHEST}` | the identity map beyond what boot made |
+//! | `memory::{map_device, guard_boot_stack, HIGHEST, UNMAPPED}` | the identity map beyond what boot made |
 //! | `clock::{counter, frequency}` | a counter that never stops, and its counts a second |
 //! | `cpu::{index, disable_interrupts, enable_interrupts, enable_interrupts_and_wait, interrupts_enabled}` | this processor |
 //! | `start_processors(&Firmware, &ram)` | starts others where it can: what came of it |
@@ -22,6 +22,10 @@
 //! | `line_of(&Machine, Address)` | the interrupt controllers' input that a function's INTx pin drives |
 //! | `route(&Machine, line, Vector)` | has an input, level-triggered as PCI's are, raise a vector |
 //! | `raise(Vector) -> bool` | raises a vector that is routed or has a message; false where none can |
+//! | `line_of_window(Line)` | the same input for the line of a device over MMIO |
+//! | `mmio_windows(&Firmware, &str)` | where devices over MMIO may be |
+//! | `bar_windows(&Machine)` | addresses that PCI functions can be given |
+//! | `IoRegisters`, `io_registers(&Firmware, port, len)` | the registers of an I/O BAR |
 //! | `assign_bars(&Firmware, &ConfigSpace)` | addresses for PCI functions, where the firmware gave none |
 //! | `config_ports()` | configuration space where no window is described |
 //! | `exit(code) -> !` | ends QEMU with the status that the protocol gives the code |

@@ -4,27 +4,27 @@
 //! A packet is an ARP request that the peer answers. A batch is sent with one kick; then the guest
 //! sleeps until interrupts have brought every answer, and gives the buffers back. Doorbell stores
 //! and interrupts are counted where they happen; every other access of a register goes through
-//! [`Counted`], which is there to show that there is none.
+//! [`Access::Counted`], which is there to show that there is none.
 
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use guest_services::Config;
 use vring::buffer::Window;
 use vring::device::net::{Driver, Options as DriverOptions};
-use vring::transport::pci::{Address, PciTransport};
-use vring::transport::{Doorbell, Isr, Native, Register, RegisterAccess};
+use vring::transport::DeviceId;
 use vring_protocol::{Event, Options};
 
 use super::super::arp::{FRAME, is_answer, question};
 use super::{LOCAL_MAC, bring_up, facts};
+use crate::kernel::access::{Access, Counts};
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::platform::Identity;
-use crate::kernel::{Machine, clock, pci};
+use crate::kernel::transports::{AnyTransport, Found};
+use crate::kernel::{Machine, clock};
 use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/batches.rs";
@@ -38,58 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a frame's room in front, for the device's header.
 const HEADROOM: usize = 12;
 
-/// Accesses of registers, doorbells aside, which the driver counts.
-static ACCESSES: AtomicU64 = AtomicU64::new(0);
+type Card = Driver<Identity, AnyTransport, Box<[u8]>>;
 
-/// Counts, and does what [`Native`] does.
-#[derive(Clone, Copy)]
-struct Counted;
-
-macro_rules! counted {
-    ($($read:ident $write:ident $word:ty),*) => {$(
-        fn $read(&self, at: Register<$word>) -> $word {
-            ACCESSES.fetch_add(1, Ordering::Relaxed);
-            Native.$read(at)
-        }
-        fn $write(&self, at: Register<$word>, value: $word) {
-            ACCESSES.fetch_add(1, Ordering::Relaxed);
-            Native.$write(at, value);
-        }
-    )*};
-}
-
-// SAFETY: every call is handed on once, as it is.
-unsafe impl RegisterAccess for Counted {
-    counted!(read8 write8 u8, read16 write16 u16, read32 write32 u32);
-
-    fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
-        Native.doorbell(at, value)
-    }
-    fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
-        Native.doorbell_with_data(at, value)
-    }
-    fn doorbell32(&self, at: Register<u32>, value: u16) -> Doorbell {
-        Native.doorbell32(at, value)
-    }
-    fn isr(&self, at: Register<u8>) -> Isr {
-        Native.isr(at)
-    }
-    fn isr_pair(&self, status: Register<u32>, ack: Register<u32>) -> Isr {
-        Native.isr_pair(status, ack)
-    }
-}
-
-type Card = Driver<Identity, PciTransport<Counted>, Box<[u8]>>;
-
-/// Drives the card at this address, and leaves it reset.
-pub(super) fn run(
-    machine: &Machine,
-    address: Address,
-    config: &Config,
-    options: &Options,
-    report: &mut Report,
-) {
-    let counted = match start(machine, address, options) {
+/// Drives the card, and leaves it reset.
+pub(super) fn run(machine: &Machine, config: &Config, options: &Options, report: &mut Report) {
+    let counted = match start(machine, options) {
         Ok((mut card, mut interrupts)) => {
             let counted = BATCHES.iter().try_for_each(|batch| {
                 let happened =
@@ -112,16 +65,13 @@ pub(super) fn run(
     );
 }
 
-fn start(
-    machine: &Machine,
-    address: Address,
-    options: &Options,
-) -> Result<(Card, DeviceInterrupts), String> {
-    let map = |address, len| pci::map_registers(machine, address, len);
-    let transport = PciTransport::with_access(&machine.pci, address, Counted, map);
-    let mut transport = transport.map_err(|why| why.to_string())?;
-    let interrupts = bring_up::choose(machine, &mut transport, &options.interrupts);
+fn start(machine: &Machine, options: &Options) -> Result<(Card, DeviceInterrupts), String> {
+    let (transport, id) = (options.transport, DeviceId::NETWORK);
+    let found = Found::with_access(machine, transport, Access::Counted, id);
+    let mut found = found.map_err(|why| why.to_string())?;
+    let interrupts = bring_up::choose(machine, &mut found, &options.interrupts);
     let interrupts = interrupts.map_err(|why| why.to_string())?;
+    let transport = found.into_transport();
     let mut wanted = DriverOptions::default();
     wanted.receive_size = options.queue_size;
     wanted.transmit_size = options.queue_size;
@@ -155,7 +105,7 @@ fn exchange(
         Window::new(bytes, HEADROOM, FRAME)
     };
     let before = (rx.counters(), tx.counters(), interrupts.queue_count());
-    let accesses = ACCESSES.load(Ordering::Relaxed);
+    let accesses = Counts::now().accesses;
     let rounds = packets.div_ceil(batch);
     for _ in 0..rounds {
         for _ in 0..batch {
@@ -196,6 +146,6 @@ fn exchange(
         suppressed_kicks: sent.suppressed_kicks - before.1.suppressed_kicks
             + (received.suppressed_kicks - before.0.suppressed_kicks),
         interrupts: interrupts.queue_count() - before.2,
-        register_accesses: ACCESSES.load(Ordering::Relaxed) - accesses,
+        register_accesses: Counts::now().accesses - accesses,
     })
 }

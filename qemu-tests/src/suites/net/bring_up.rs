@@ -1,39 +1,33 @@
-//! From a PCI function to a card that smoltcp can use: each step that fails is a failed check, and
+//! From a machine to a card that smoltcp can use: each step that fails is a failed check, and
 //! the run ends there.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::fmt::Display;
 
 use vring::adapter::smoltcp::Device;
 use vring::device::net::{Driver, Options as DriverOptions, SUPPORTED};
 use vring::features::{Feature, Features};
-use vring::transport::pci::PciTransport;
-use vring::transport::{DeviceId, RegisterAccess, Transport as _};
+use vring::transport::{DeviceId, Transport as _};
 use vring_protocol::Options;
 
 use super::{Card, QUEUES, facts};
+use crate::kernel::Machine;
 use crate::kernel::device_interrupts::{DeviceInterrupts, InterruptError, Sharing};
 use crate::kernel::platform::Identity;
-use crate::kernel::{Machine, pci};
+use crate::kernel::transports::Found;
 use crate::report::Report;
 
-/// Brings the first network card up, with receive buffers.
+/// Brings the first network card up, with receive buffers; and says where it is.
 pub(super) fn run(
     machine: &Machine,
     options: &Options,
     report: &mut Report,
-) -> Option<(Card, DeviceInterrupts)> {
-    let mut functions = machine.pci.functions();
-    let found = functions.find(|function| function.virtio() == Some(DeviceId::NETWORK));
-    let found = found.ok_or("no virtio network card on the PCI bus");
-    let function = step(report, "net_found", "a card", found)?;
-
-    let map = |address, len| pci::map_registers(machine, address, len);
-    let transport = PciTransport::new(&machine.pci, function.address, map);
-    let mut transport = step(report, "net_transport", "a modern device", transport)?;
-
-    let interrupts = choose(machine, &mut transport, &options.interrupts);
+) -> Option<(Card, DeviceInterrupts, String)> {
+    let found = Found::new(machine, options, DeviceId::NETWORK);
+    let mut found = step(report, "net_transport", "a card", found)?;
+    let interrupts = choose(machine, &mut found, &options.interrupts);
     let interrupts = step(report, "net_interrupts", &options.interrupts, interrupts)?;
+    let (place, transport) = (found.place(), found.into_transport());
 
     let mut wanted = DriverOptions::default();
     wanted.receive_size = options.queue_size;
@@ -61,18 +55,18 @@ pub(super) fn run(
 
     let card = Device::new(driver);
     let card = step(report, "net_buffers_given", "a full receive queue", card)?;
-    Some((card, interrupts))
+    Some((card, interrupts, place))
 }
 
 /// Has the device interrupt in the way that the command line says.
-pub(super) fn choose<A: RegisterAccess + 'static>(
+pub(super) fn choose(
     machine: &Machine,
-    transport: &mut PciTransport<A>,
+    found: &mut Found,
     how: &str,
 ) -> Result<DeviceInterrupts, InterruptError> {
     match how {
-        "msix" => DeviceInterrupts::msix(machine, transport, QUEUES, Sharing::Each),
-        "intx" => DeviceInterrupts::intx(machine, transport),
+        "msix" => DeviceInterrupts::msix(machine, found, QUEUES, Sharing::Each),
+        "intx" => DeviceInterrupts::intx(machine, found),
         _ => Ok(DeviceInterrupts::poll()),
     }
 }

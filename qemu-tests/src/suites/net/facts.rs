@@ -6,21 +6,26 @@ use alloc::vec::Vec;
 
 use guest_services::Pings;
 use vring::features::{Feature, Features};
-use vring::transport::{QueueAreas, Transport};
-use vring_protocol::Event;
+use vring::transport::{QueueAreas, Transport as _};
+use vring_protocol::{Event, Transport};
 
 use super::Card;
+use crate::kernel::access::Counts;
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::report::event;
 
 /// Device, features, queues.
-pub(super) fn announce(card: &mut Card, interrupts: &DeviceInterrupts) {
+pub(super) fn announce(
+    card: &mut Card,
+    interrupts: &DeviceInterrupts,
+    address: String,
+    transport: Transport,
+) {
     let (rx, tx, control) = card.driver().parts();
-    let transport = control.live().transport();
     event(&Event::Device {
-        address: format!("{}", transport.address()),
-        device_type: transport.device_id().0,
-        transport: "pci-modern".into(),
+        address,
+        device_type: control.live().transport().device_id().0,
+        transport,
         mac: control
             .mac()
             .map(|[a, b, c, d, e, f]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")),
@@ -56,6 +61,20 @@ fn queue(index: u16, name: &str, ring: &str, num: u16, areas: QueueAreas) {
         desc: areas.desc.0,
         avail: areas.driver.0,
         used: areas.device.0,
+    });
+}
+
+/// How often registers were reached so far, where that was counted.
+pub(super) fn registers() {
+    let Counts {
+        accesses,
+        doorbells,
+        acknowledged,
+    } = Counts::now();
+    event(&Event::Registers {
+        accesses,
+        doorbells,
+        acknowledged,
     });
 }
 

@@ -21,26 +21,26 @@ use core::time::Duration;
 use guest_services::{Config, Pings, Progress, Services};
 use smoltcp::time::Instant;
 use vring::adapter::smoltcp::Device;
-use vring::transport::pci::PciTransport;
 use vring_protocol::{Event, Options};
 
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::platform::Identity;
+use crate::kernel::transports::AnyTransport;
 use crate::kernel::{Machine, clock};
 use crate::report::{self, Report};
 
 /// The card as smoltcp sees it.
-type Card = Device<Identity, PciTransport>;
+type Card = Device<Identity, AnyTransport>;
 
 /// The queues that the card is driven with: receive, transmit.
 pub(super) const QUEUES: u16 = 2;
 
 /// Runs the suite.
 pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
-    let Some((mut card, mut interrupts)) = bring_up::run(machine, options, report) else {
+    let Some((mut card, mut interrupts, place)) = bring_up::run(machine, options, report) else {
         return;
     };
-    facts::announce(&mut card, &interrupts);
+    facts::announce(&mut card, &interrupts, place, options.transport);
     verdict::rings(&mut card, options, report);
 
     let mac = card.control().mac().unwrap_or(LOCAL_MAC);
@@ -57,18 +57,20 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     verdict::end(&served, options, report);
     let transport = verdict::reset(card, &interrupts, &served, report);
     let Some(transport) = transport else { return };
-    let address = transport.address();
+    if options.counted_registers {
+        facts::registers();
+    }
     if options.pieces > 0 {
         pieces::run(transport, &config, options, report);
     }
     if options.awaited > 0 && interrupts.is_enabled() {
-        awaited::run(machine, address, &config, options, report);
+        awaited::run(machine, &config, options, report);
     }
     if options.pairs > 0 {
-        pairs::run(machine, address, &config, options, report);
+        pairs::run(machine, &config, options, report);
     }
     if options.batches > 0 {
-        batches::run(machine, address, &config, options, report);
+        batches::run(machine, &config, options, report);
     }
 }
 

@@ -19,13 +19,13 @@ use vring::buffer::{Readable, Writable};
 use vring::device::net::{F, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 use vring::features::{Feature, Features, Wish};
 use vring::init::{self, Live, QueueConfig, Quiesced};
-use vring::transport::pci::PciTransport;
 use vring::virtqueue::{Closed, Counters, Virtqueue};
 use vring_protocol::{Event, Options};
 
 use super::{facts, now};
 use crate::kernel::clock;
 use crate::kernel::platform::Identity;
+use crate::kernel::transports::AnyTransport;
 use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/pieces.rs";
@@ -33,11 +33,13 @@ const HERE: &str = "qemu-tests/src/suites/net/pieces.rs";
 /// Pieces of each frame: enough for a table to pay.
 const PIECES: usize = 4;
 
-/// Bytes of the device's header (VIRTIO 1.4, 5.1.6.1: with `VIRTIO_F_VERSION_1`).
+/// Bytes of the device's header (VIRTIO 1.4, 5.1.6.1), which a legacy device knows the count of
+/// buffers of only with `VIRTIO_NET_F_MRG_RXBUF`.
 const HEADER: usize = 12;
+const LEGACY_HEADER: usize = 10;
 
-/// Bytes of the pieces of a receive buffer: the header, and the longest frame.
-const RECEIVE: [usize; PIECES] = [HEADER, 14, 500, 1000];
+/// Bytes of the pieces of a receive buffer behind the header's: the longest frame.
+const RECEIVE: [usize; PIECES - 1] = [14, 500, 1000];
 
 /// How long it may take, on a host that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +62,8 @@ type Sent = [Readable<Box<[u8]>>; PIECES];
 
 /// The card with its two queues. A queue is absent while it is being reset, and after a failure.
 struct Bare {
-    live: Live<Identity, PciTransport>,
+    live: Live<Identity, AnyTransport>,
+    header: usize,
     rx: Option<Virtqueue<Identity, Received>>,
     tx: Option<Virtqueue<Identity, Sent>>,
     indirect: u16,
@@ -89,7 +92,7 @@ impl Past {
 
 /// Drives the card.
 pub(super) fn run(
-    transport: PciTransport,
+    transport: AnyTransport,
     config: &Config,
     options: &Options,
     report: &mut Report,
@@ -115,13 +118,14 @@ pub(super) fn run(
 }
 
 impl Bare {
-    fn start(transport: PciTransport, options: &Options) -> Result<Self, String> {
+    fn start(transport: AnyTransport, options: &Options) -> Result<Self, String> {
         let require = facts::by_name(&options.require)?;
         let wish = Wish {
             want: WANTED,
             // The rest is asked of the network driver.
             require: require & (WANTED | Feature::VERSION_1 | Feature::ACCESS_PLATFORM),
             refuse: facts::by_name(&options.refuse)?,
+            legacy: options.transport.is_legacy(),
             ..Wish::default()
         };
         let reset = init::reset(transport, &Identity).map_err(|error| error.why.to_string())?;
@@ -142,8 +146,10 @@ impl Bare {
         let (Ok(rx), Ok(tx)) = (rx, tx) else {
             return Err("a queue of another device".into());
         };
+        let legacy = live.transport().is_legacy();
         let mut bare = Self {
             live,
+            header: if legacy { LEGACY_HEADER } else { HEADER },
             sizes: vec![(rx.size(), tx.size())],
             rx: Some(rx),
             tx: Some(tx),
@@ -161,7 +167,9 @@ impl Bare {
     fn refill(&mut self) {
         let Some(rx) = &mut self.rx else { return };
         let free = rx.free();
-        let fresh = || RECEIVE.map(|len| Writable(vec![0; len].into_boxed_slice()));
+        let [a, b, c] = RECEIVE;
+        let lens = [self.header, a, b, c];
+        let fresh = || lens.map(|len| Writable(vec![0; len].into_boxed_slice()));
         while rx.free() > 0 && rx.submit(fresh()).is_ok() {
             if self.descriptors == 0 {
                 self.descriptors = free - rx.free();
@@ -340,7 +348,7 @@ impl Bare {
 
 /// Resets a queue and makes it anew, with another size.
 fn again<B: vring::buffer::DmaBuf>(
-    live: &mut Live<Identity, PciTransport>,
+    live: &mut Live<Identity, AnyTransport>,
     queue: &mut Option<Virtqueue<Identity, B>>,
     past: &mut Past,
     size: u16,
@@ -390,11 +398,13 @@ impl phy::RxToken for RxToken {
 
 impl phy::TxToken for TxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut bytes = vec![0; HEADER + len];
-        let result = f(&mut bytes[HEADER..]);
+        let header = self.0.header;
+        let mut bytes = vec![0; header + len];
+        let result = f(&mut bytes[header..]);
         // The device's header, the destination, half of the rest, and the rest.
-        let half = 18 + (bytes.len() - 18) / 2;
-        let ends = [HEADER, 18, half, bytes.len()];
+        let addressed = header + 6;
+        let half = addressed + (bytes.len() - addressed) / 2;
+        let ends = [header, addressed, half, bytes.len()];
         let frame: Sent = array::from_fn(|i| {
             let start = i.checked_sub(1).map_or(0, |before| ends[before]);
             Readable(bytes[start..ends[i]].into())
@@ -418,8 +428,13 @@ impl phy::Device for Bare {
         if !self.has_room() {
             return None;
         }
-        let Self { rx, trouble, .. } = self;
-        let rx = rx.as_mut()?;
+        let Self {
+            rx,
+            trouble,
+            header,
+            ..
+        } = self;
+        let (rx, header) = (rx.as_mut()?, *header);
         let (written, pieces) = match rx.next_completion() {
             Ok(done) => done.map(|done| (done.written() as usize, done.into_buf()))?,
             Err(fault) => {
@@ -432,7 +447,7 @@ impl phy::Device for Bare {
             .flat_map(|piece| piece.0.iter().copied())
             .collect();
         frame.truncate(written);
-        frame.drain(..HEADER.min(written));
+        frame.drain(..header.min(written));
         if rx.submit(pieces).is_err() {
             *trouble = Some("a receive buffer was not taken again".into());
         }

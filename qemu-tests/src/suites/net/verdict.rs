@@ -11,7 +11,6 @@ use vring::device::net::{RECEIVE_QUEUE, Transmitter};
 use vring::features::Feature;
 use vring::ring::layout::vring_init;
 use vring::transport::QueueAreas;
-use vring::transport::pci::PciTransport;
 use vring::virtqueue::Counters;
 use vring_protocol::{Event, Options, QueueCounters};
 
@@ -19,6 +18,7 @@ use super::{Card, Served};
 use crate::kernel::clock;
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::platform::Identity;
+use crate::kernel::transports::AnyTransport;
 use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/verdict.rs";
@@ -107,7 +107,7 @@ pub(super) fn reset(
     interrupts: &DeviceInterrupts,
     served: &Served,
     report: &mut Report,
-) -> Option<PciTransport> {
+) -> Option<AnyTransport> {
     let fault = card.fault();
     let mut driver = card.into_driver();
     let outstanding = drain(driver.tx());

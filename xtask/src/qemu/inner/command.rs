@@ -99,7 +99,8 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
         }
     };
     add(&["-netdev", &netdev]);
-    let device = format!("virtio-net-pci,id=net0,netdev=n0,romfile=,{}", job.nic);
+    add(&job.arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let device = format!("{},id=net0,netdev=n0,{}", job.model, job.nic);
     let device = device.trim_end_matches(',');
     match job.suite {
         Suite::Net => add(&["-device", device]),

@@ -17,7 +17,7 @@ use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
     Addresses, Batch, Counters, Device, Failure, Features, Findings, InterruptCounts, Pairs,
-    Pieces, Ping, Queue, Skipped, StepStatus, Waiting,
+    Pieces, Ping, Queue, Registers, Skipped, StepStatus, Waiting,
 };
 use crate::qemu::stop::Stop;
 
@@ -86,7 +86,7 @@ pub(super) fn take_announcements(job: &Job, findings: &mut Findings, events: &[E
                 device = Device {
                     address,
                     device_type,
-                    transport,
+                    transport: transport.name().into(),
                     pci_access: device.pci_access.clone(),
                     mac,
                     mtu,
@@ -159,6 +159,8 @@ pub(super) fn judge(
         failures.extend(exercises::told(findings));
     } else if whole {
         links(&mut failures, job, findings);
+        failures.extend(transport(job, findings));
+        failures.extend(registers(job, findings));
         failures.extend(wish::sizes(job, findings));
         failures.extend(awaited::judge(job, findings));
         failures.extend(lanes(job, findings));
@@ -340,6 +342,17 @@ fn take_results(findings: &mut Findings, events: &[Event]) {
                 why: why.clone(),
                 fix: fix.clone(),
             }),
+            Event::Registers {
+                accesses,
+                doorbells,
+                acknowledged,
+            } => {
+                findings.registers = Some(Registers {
+                    accesses: *accesses,
+                    doorbells: *doorbells,
+                    acknowledged: *acknowledged,
+                });
+            }
             Event::Counters {
                 queues,
                 interrupts,
@@ -528,6 +541,58 @@ fn links(failures: &mut Vec<Failure>, job: &Job, findings: &Findings) {
         interrupts.to_string(),
         "the guest polled although it said otherwise, or the vectors never fired",
     );
+}
+
+/// The guest drove the card as it was told.
+fn transport(job: &Job, findings: &Findings) -> Option<Failure> {
+    let seen = findings.device.as_ref().map_or("", |d| &d.transport);
+    let expected = job.transport.name();
+    (seen != expected).then(|| {
+        Failure::new(
+            "transport",
+            expected,
+            seen,
+            "the guest's command line is in the serial log",
+        )
+    })
+}
+
+/// Where registers were counted, all were: as many doorbells as the queues say that they rang, and
+/// an acknowledgement for each interrupt of a line. What goes past the count is a fault of the
+/// guest's, as the driver has addresses that are mapped nowhere.
+fn registers(job: &Job, findings: &Findings) -> Option<Failure> {
+    let counters = findings.counters.clone().unwrap_or_default();
+    let line = findings
+        .device
+        .as_ref()
+        .is_some_and(|device| device.interrupts == "intx");
+    let (ok, expected) = match (job.counted, &findings.registers) {
+        (false, seen) => (seen.is_none(), "no count".into()),
+        (true, seen) => {
+            let ok = seen.as_ref().is_some_and(|seen| {
+                let acknowledged = if line {
+                    seen.acknowledged >= counters.interrupts
+                } else {
+                    seen.acknowledged == 0
+                };
+                seen.accesses > 0 && seen.doorbells == counters.kicks && acknowledged
+            });
+            let acknowledged = if line { counters.interrupts } else { 0 };
+            let kicks = counters.kicks;
+            (
+                ok,
+                format!("accesses, {kicks} doorbells, {acknowledged} acknowledged"),
+            )
+        }
+    };
+    (!ok).then(|| {
+        Failure::new(
+            "registers",
+            expected,
+            format!("{:?}", findings.registers),
+            "qemu-tests/src/kernel/access.rs counts",
+        )
+    })
 }
 
 /// No buffer may be lost, and an honest host gives no reason for a fault.

@@ -1,5 +1,7 @@
 //! Tests of the verdict: a good run passes, and each thing that can be wrong is named.
 
+use vring_protocol::Transport;
+
 use super::*;
 use crate::qemu::arch::Arch;
 use crate::qemu::features::Steer;
@@ -19,7 +21,11 @@ pub(crate) fn job() -> Job {
         suite: Suite::Net,
         cpus: 1,
         queue_pairs: 1,
+        model: "virtio-net-pci".into(),
         nic: String::new(),
+        arguments: Vec::new(),
+        transport: Transport::PciModern,
+        counted: false,
         guest: "guest".into(),
         command_line: String::new(),
         steer: Steer::default(),
@@ -143,6 +149,82 @@ fn each_flaw_is_named() {
 
 fn counters(findings: &mut Findings) -> &mut Vec<QueueCounters> {
     &mut findings.counters.as_mut().unwrap().queues
+}
+
+#[test]
+fn the_guest_must_have_driven_the_card_as_it_was_told() {
+    let mut findings = good();
+    let device = |transport: Transport| Device {
+        transport: transport.name().into(),
+        ..Device::default()
+    };
+    assert!(transport(&job(), &findings).is_some());
+    findings.device = Some(device(Transport::PciModern));
+    assert!(transport(&job(), &findings).is_none());
+    findings.device = Some(device(Transport::PciLegacy));
+    assert!(transport(&job(), &findings).is_some());
+}
+
+#[test]
+fn counted_registers_are_all_of_them() {
+    let plain = job();
+    let counted = Job {
+        counted: true,
+        ..job()
+    };
+    let mut findings = good();
+    assert!(registers(&plain, &findings).is_none());
+    assert!(registers(&counted, &findings).is_some());
+    let all = Registers {
+        accesses: 1,
+        doorbells: 10,
+        acknowledged: 0,
+    };
+    for (seen, interrupts, ok) in [
+        (all, "msix", true),
+        (Registers { accesses: 0, ..all }, "msix", false),
+        (
+            Registers {
+                doorbells: 9,
+                ..all
+            },
+            "msix",
+            false,
+        ),
+        (
+            Registers {
+                acknowledged: 9,
+                ..all
+            },
+            "intx",
+            true,
+        ),
+        (
+            Registers {
+                acknowledged: 8,
+                ..all
+            },
+            "intx",
+            false,
+        ),
+        (
+            Registers {
+                acknowledged: 1,
+                ..all
+            },
+            "poll",
+            false,
+        ),
+    ] {
+        findings.registers = Some(seen);
+        findings.device = Some(Device {
+            interrupts: interrupts.into(),
+            ..Device::default()
+        });
+        let failed = registers(&counted, &findings).is_some();
+        assert_eq!(failed, !ok, "{seen:?} {interrupts}");
+        assert!(registers(&plain, &findings).is_some());
+    }
 }
 
 #[test]

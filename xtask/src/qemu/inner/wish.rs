@@ -1,5 +1,7 @@
 //! What the command line steered to, beside what came of it.
 
+use vring_protocol::Transport;
+
 use crate::qemu::features::{self, bit};
 use crate::qemu::job::{Job, Link};
 use crate::qemu::report::{Failure, Findings, NotOffered};
@@ -85,7 +87,11 @@ pub(super) fn sizes(job: &Job, findings: &Findings) -> Vec<Failure> {
             "tx" => transmit,
             _ => continue,
         };
-        let expected = features::queue_size(job.queue_size, most, packed);
+        let expected = match job.transport {
+            // There is no way to tell the device of another.
+            Transport::PciLegacy => most,
+            _ => features::queue_size(job.queue_size, most, packed),
+        };
         if queue.num != expected {
             failures.push(Failure::new(
                 format!("size of queue {} ({})", queue.index, queue.name),

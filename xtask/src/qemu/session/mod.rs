@@ -16,8 +16,9 @@ use self::prepare::{
     Mode, build, choose_accel, choose_mode, look_for_guest, provide_outer, provision,
 };
 use super::arch::Arch;
+use super::attach::{Attach, Bars, PciStack, Registers};
 use super::channel::{Frame, LocalOutlet};
-use super::cli::{Interrupts, Lanes, Machine, Nic, QemuArgs, Suite};
+use super::cli::{Lanes, QemuArgs, Suite};
 use super::features::{self, Steer};
 use super::job::{GUEST, Job, Link, Load, PEER, PREFIX, Tool};
 use super::limits::{Deadline, TICK};
@@ -149,12 +150,13 @@ fn run_phases(
     // First of all: what an earlier run left there is not of this one.
     let dir = out.join(ARTIFACTS);
     fresh_dir(&dir)?;
-    let steer = args.steer()?;
-    let machine = args.machine()?;
+    let mut steer = args.steer()?;
+    let attach = Attach::new(args)?;
+    attach.check_steer(&mut steer, args.queue_size)?;
     args.check_suite()?;
     let lanes = args.lanes()?;
     report.arch = args.arch.name().into();
-    report.machine = machine.name().into();
+    report.machine = attach.machine.name().into();
 
     phases.next(report, "probe");
     look_for_guest(args)?;
@@ -180,7 +182,14 @@ fn run_phases(
     let guest = build(args, args.arch, &provision, report)?;
 
     phases.next(report, "accel");
-    let accel = choose_accel(args, args.arch, machine, &qemu, &guest, report)?;
+    let accel = choose_accel(
+        args,
+        args.arch,
+        attach.qemu_machine(),
+        &qemu,
+        &guest,
+        report,
+    )?;
     let site = Site {
         mode,
         arch: args.arch,
@@ -199,9 +208,7 @@ fn run_phases(
     let how = How {
         steer,
         queue_size: args.queue_size,
-        machine,
-        nic: args.nic,
-        interrupts: args.interrupts,
+        attach,
         suite: args.suite,
         vectors: args.vectors,
         load: Load {
@@ -242,9 +249,7 @@ struct Site {
 struct How {
     steer: Steer,
     queue_size: u16,
-    machine: Machine,
-    nic: Nic,
-    interrupts: Interrupts,
+    attach: Attach,
     suite: Suite,
     vectors: Option<u16>,
     load: Load,
@@ -273,7 +278,8 @@ impl Site {
 
     fn job(&self, how: &How, dir: &Path) -> Job {
         let sizes = features::device_sizes(how.queue_size);
-        let mut nic = vec![how.nic.properties().to_owned()];
+        let attach = &how.attach;
+        let mut nic = attach.properties();
         nic.extend(how.steer.properties.iter().cloned());
         // QEMU's own default otherwise.
         if sizes.0 > 256 {
@@ -290,7 +296,11 @@ impl Site {
             gateway: PEER.to_string(),
             ping: how.load.pings,
             queue_size: how.queue_size,
-            interrupts: how.interrupts.name().into(),
+            interrupts: attach.interrupts.name().into(),
+            transport: attach.transport,
+            counted_registers: attach.registers == Registers::Counted,
+            own_pci_stack: attach.pci_stack == PciStack::Own,
+            kernel_assigns_bars: attach.bars == Bars::Kernel,
             idle_seconds: IDLE_SECONDS,
             require: how.steer.require.clone(),
             refuse: how.steer.refuse.clone(),
@@ -305,12 +315,16 @@ impl Site {
             qemu: self.qemu.clone(),
             strace: self.strace.clone(),
             arch: self.arch,
-            machine: self.arch.machine(how.machine, how.interrupts).into(),
+            machine: attach.qemu_machine().into(),
             accel: self.inner_accel().into(),
             suite: how.suite,
             cpus: how.lanes.cpus,
             queue_pairs: how.lanes.pairs,
+            model: attach.model().into(),
             nic: nic.join(","),
+            arguments: attach.arguments(),
+            transport: attach.transport,
+            counted: attach.registers == Registers::Counted,
             guest: self.guest.clone(),
             command_line: options.to_command_line(),
             steer: how.steer.clone(),

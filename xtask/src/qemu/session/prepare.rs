@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::lock_cache;
 use crate::qemu::arch::Arch;
-use crate::qemu::cli::{Accel, Machine, QemuArgs, VhostMode};
+use crate::qemu::cli::{Accel, QemuArgs, VhostMode};
 use crate::qemu::job::Tool;
 use crate::qemu::provision::Provision;
 use crate::qemu::report::{AccelTrial, Report, Skipped};
@@ -109,7 +109,7 @@ pub(super) fn build(
 pub(super) fn choose_accel(
     args: &QemuArgs,
     arch: Arch,
-    machine: Machine,
+    machine: &str,
     qemu: &Tool,
     guest: &Path,
     report: &mut Report,
@@ -127,7 +127,7 @@ pub(super) fn choose_accel(
             Accel::Auto | Accel::Tcg => Ok("tcg"),
         };
     }
-    let trial = probe::try_kvm(qemu, guest, machine.name())?;
+    let trial = probe::try_kvm(qemu, guest, machine)?;
     let AccelTrial { works, why, .. } = trial.clone();
     report.accel_trials.push(trial);
     match (works, args.accel) {

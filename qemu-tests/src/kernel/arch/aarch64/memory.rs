@@ -8,6 +8,9 @@ pub(crate) const RAM: Range<u64> = 1 << 30..2 << 30;
 /// The end of what is mapped.
 pub(crate) const HIGHEST: u64 = 1 << 40;
 
+/// As many addresses that are mapped nowhere: boot made no table for them.
+pub(crate) const UNMAPPED: usize = 1 << 46;
+
 /// Device memory that is mapped, below and above memory.
 const DEVICES: [Range<u64>; 2] = [0..RAM.start, 256 << 30..HIGHEST];
 

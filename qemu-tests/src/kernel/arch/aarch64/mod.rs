@@ -13,6 +13,7 @@ pub(crate) mod timer;
 use core::ops::RangeInclusive;
 
 use arm_gic::{IntId, Trigger};
+use vring::transport::mmio::Line;
 use vring::transport::pci::Address;
 
 use super::virt;
@@ -21,7 +22,8 @@ use crate::kernel::device_interrupts::InterruptError;
 use crate::kernel::interrupts::Vector;
 
 pub(crate) use super::virt::{
-    BootInfo, Firmware, assign_bars, config_ports, exit, message_on, start_processors, wake,
+    BootInfo, Firmware, IoRegisters, assign_bars, bar_windows, config_ports, exit, io_registers,
+    message_on, mmio_windows, start_processors, wake,
 };
 pub(crate) use exceptions::init as init_exceptions;
 pub(crate) use gic::{Controllers, message, raise};
@@ -55,4 +57,10 @@ pub(crate) fn route(_: &Machine, line: u32, vector: Vector) -> Result<(), Interr
     routed
         .then_some(())
         .ok_or(InterruptError::Unrouted { line })
+}
+
+/// The input that the line of a device over MMIO reaches: a shared interrupt. The device asserts it
+/// until it is acknowledged, so it is a level, whatever the tree says of it.
+pub(crate) fn line_of_window(line: Line) -> Option<u32> {
+    line.number.checked_sub(32)
 }

@@ -8,6 +8,9 @@ pub(crate) const RAM: Range<u64> = 2 << 30..3 << 30;
 /// The end of what is mapped.
 pub(crate) const HIGHEST: u64 = 256 << 30;
 
+/// As many addresses that are mapped nowhere: the upper half of the address space.
+pub(crate) const UNMAPPED: usize = 0xffff_ffc0_0000_0000;
+
 /// Makes sure that `len` bytes of device registers are reachable at their own address.
 pub(crate) fn map_device(address: u64, len: u64) {
     assert!(

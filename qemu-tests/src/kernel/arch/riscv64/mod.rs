@@ -19,6 +19,7 @@ use core::ops::RangeInclusive;
 
 use dtoolkit::fdt::Fdt;
 use riscv::register::sie;
+use vring::transport::mmio::Line;
 use vring::transport::pci::{Address, Message};
 
 use super::virt::{self, tree};
@@ -27,7 +28,8 @@ use crate::kernel::device_interrupts::InterruptError;
 use crate::kernel::interrupts::Vector;
 
 pub(crate) use super::virt::{
-    BootInfo, Firmware, assign_bars, config_ports, exit, message_on, start_processors, wake,
+    BootInfo, Firmware, IoRegisters, assign_bars, bar_windows, config_ports, exit, io_registers,
+    message_on, mmio_windows, start_processors, wake,
 };
 pub(crate) use traps::init as init_exceptions;
 pub(crate) use uart::{Console, console};
@@ -103,6 +105,11 @@ pub(crate) fn route(_: &Machine, line: u32, vector: Vector) -> Result<(), Interr
     routed
         .then_some(())
         .ok_or(InterruptError::Unrouted { line })
+}
+
+/// The source that the line of a device over MMIO is.
+pub(crate) fn line_of_window(line: Line) -> Option<u32> {
+    Some(line.number)
 }
 
 /// Takes what is pending at whatever controller there is.

@@ -1,7 +1,11 @@
 //! What the kernel wants to know from the ACPI tables: where PCI configuration space is mapped
 //! (MCFG), and which processors and interrupt controllers there are (MADT).
+//!
+//! A machine without tables, as microvm with ACPI turned off, has its controllers where every PC has
+//! them that does not say otherwise.
 
 use alloc::format;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::pin::Pin;
 use core::ptr::NonNull;
@@ -10,7 +14,7 @@ use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::Mcfg;
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 
-use super::{BootInfo, memory};
+use super::{BootInfo, local_apic, memory};
 use crate::kernel::FirmwareCheck;
 use crate::kernel::pci::EcamWindow;
 
@@ -51,9 +55,28 @@ pub(crate) struct Firmware {
 }
 
 impl Firmware {
+    /// Where the controllers are by default (MultiProcessor Specification, 3.6.5).
+    fn without_tables() -> Self {
+        const IO_APIC: u64 = 0xfec0_0000;
+        Self {
+            ecam: Vec::new(),
+            local_apic: local_apic::address(),
+            io_apics: vec![IoApic {
+                address: IO_APIC,
+                first: 0,
+            }],
+            // The one that runs, whose number nobody needs who is alone.
+            processors: Vec::new(),
+            overrides: Vec::new(),
+        }
+    }
+
     /// Reads the tables from the root pointer on.
     pub(crate) fn read(boot: &BootInfo) -> Self {
         let rsdp = boot.rsdp;
+        if rsdp == 0 {
+            return Self::without_tables();
+        }
         // SAFETY: the firmware says that the root pointer is there.
         let tables = unsafe { AcpiTables::from_rsdp(Identity, rsdp as usize) }
             .unwrap_or_else(|error| panic!("no ACPI tables at {rsdp:#x}: {error:?}"));
@@ -121,12 +144,15 @@ impl Firmware {
         }
     }
 
-    /// The input that an ISA interrupt line reaches.
-    pub(crate) fn isa_input(&self, line: u8) -> Input {
-        let wired = self.overrides.iter().find(|(irq, _)| *irq == line);
+    /// The input that a line reaches: of the ISA interrupts some are wired to another one.
+    pub(crate) fn isa_input(&self, line: u32) -> Input {
+        let wired = self
+            .overrides
+            .iter()
+            .find(|(irq, _)| u32::from(*irq) == line);
         wired.map_or(
             Input {
-                number: u32::from(line),
+                number: line,
                 active_low: false,
             },
             |(_, input)| *input,

@@ -52,10 +52,10 @@ pub(super) fn init(described: &[acpi::IoApic]) {
     });
 }
 
-/// Routes an ISA interrupt line that PCI functions share (so: level-triggered) to `vector` on this
+/// Routes a line that PCI functions share, or one of a device over MMIO (so: level-triggered), to `vector` on this
 /// processor. False when no controller has the line.
 #[must_use]
-pub(super) fn route(firmware: &Firmware, line: u8, vector: Vector) -> bool {
+pub(super) fn route(firmware: &Firmware, line: u32, vector: Vector) -> bool {
     let input = firmware.isa_input(line);
     let Some(io_apics) = IO_APICS.get() else {
         return false;

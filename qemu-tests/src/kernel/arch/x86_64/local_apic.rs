@@ -17,6 +17,7 @@ use crate::kernel::interrupts::Vector;
 const BASE: Msr = Msr::new(0x1b);
 const BASE_ENABLED: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
+const BASE_ADDRESS: u64 = 0xf_ffff_ffff_f000;
 
 // Registers by their number in the manual: the offset in memory divided by 16.
 const ID: u32 = 0x02;
@@ -113,6 +114,13 @@ impl Registers {
 }
 
 static REGISTERS: Once<Registers> = Once::new();
+
+/// Where the processor says that the registers are.
+pub(super) fn address() -> u64 {
+    // SAFETY: every x86_64 processor with an APIC has the register.
+    let base = unsafe { BASE.read() };
+    base & BASE_ADDRESS
+}
 
 /// Enables the controller of the processor that boots, whose registers ACPI places at `address`.
 /// Those of every processor are there: each reaches its own.

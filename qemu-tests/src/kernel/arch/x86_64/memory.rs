@@ -16,8 +16,11 @@ unsafe extern "C" {
     static stack_guard: u8;
 }
 
-/// The end of what can be mapped to itself: the lower half of the address space.
-pub(crate) const HIGHEST: u64 = 1 << 47;
+/// The end of what can be mapped to itself: half of the lower half of the address space.
+pub(crate) const HIGHEST: u64 = 1 << 46;
+
+/// As many addresses that are mapped nowhere: the other half.
+pub(crate) const UNMAPPED: usize = 1 << 46;
 
 /// Serialises changes of the page tables.
 static TABLES: Mutex<()> = Mutex::new(());

@@ -1,4 +1,5 @@
-//! x86_64: QEMU's q35 and pc, entered by the PVH protocol, described by ACPI.
+//! x86_64: QEMU's q35, pc and microvm, entered by the PVH protocol, described by ACPI, or in the
+//! case of microvm by the kernel's command line.
 
 mod acpi;
 mod boot;
@@ -17,9 +18,15 @@ pub(crate) mod memory;
 pub(crate) mod timer;
 
 use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-use vring::transport::pci::{Address, ConfigAccess, Message, NativePorts, PortIo};
+use log::warn;
+use vring::transport::mmio::{self, Line, Window};
+use vring::transport::pci::{
+    Address, Bar, BarWindow, ConfigAccess, Message, NativePorts, PortIo, Ports,
+};
 use vring_protocol::DEBUG_EXIT_PORT;
 use x86_64::instructions::port::Port;
 
@@ -77,10 +84,9 @@ pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, Interr
     exists.then_some(line.into()).ok_or(InterruptError::NoLine)
 }
 
-/// Has an ISA interrupt that PCI functions use raise `vector`.
+/// Has an ISA interrupt that PCI functions use, or the line of a device over MMIO, raise `vector`.
 pub(crate) fn route(machine: &Machine, line: u32, vector: Vector) -> Result<(), InterruptError> {
-    let isa = u8::try_from(line).ok();
-    let routed = isa.is_some_and(|line| io_apic::route(&machine.firmware, line, vector));
+    let routed = io_apic::route(&machine.firmware, line, vector);
     routed
         .then_some(())
         .ok_or(InterruptError::Unrouted { line })
@@ -92,8 +98,48 @@ pub(crate) fn raise(vector: Vector) -> bool {
     true
 }
 
+/// The input that the line of a device over MMIO reaches.
+pub(crate) fn line_of_window(line: Line) -> Option<u32> {
+    Some(line.number)
+}
+
+/// The windows of registers that the command line tells of.
+pub(crate) fn mmio_windows(_: &Firmware, command_line: &str) -> Vec<Window> {
+    let found = mmio::command_line(command_line);
+    let usable = found.filter_map(|found| found.map_err(|why| warn!("{why}")).ok());
+    usable.map(|device| device.window).collect()
+}
+
+/// Addresses that the host bridge passes on and nothing has: those below all that the firmware gave
+/// away, as it begins at the top. That is so with SeaBIOS; the bridge's own word on it is in AML.
+pub(crate) fn bar_windows(machine: &Machine) -> Vec<BarWindow> {
+    const SIZE: u64 = 1 << 20;
+    let bars = machine.functions_with_bars().flat_map(|function| {
+        (0..6).filter_map(
+            move |bar| match Bar::read(machine.pci, function.address, bar) {
+                Ok(Bar::Memory { address, .. }) => Some(address),
+                _ => None,
+            },
+        )
+    });
+    match bars.min() {
+        Some(lowest) if lowest > SIZE => vec![BarWindow::memory(lowest - SIZE, SIZE)],
+        _ => Vec::new(),
+    }
+}
+
+/// Registers of an I/O BAR.
+pub(crate) type IoRegisters = Ports;
+
+/// So many ports; `None` for those below 4096, where the devices of old are.
+pub(crate) fn io_registers(_: &Firmware, port: u32, len: usize) -> Option<IoRegisters> {
+    let (first, len) = (u16::try_from(port).ok()?, u16::try_from(len).ok()?);
+    // SAFETY: ring 0; the ports are asked for by the one transport of the device.
+    (first >= 0x1000).then(|| unsafe { Ports::new(first, len) })
+}
+
 /// Configuration space behind the ports 0xcf8 and 0xcfc.
-pub(crate) fn config_ports() -> Option<Box<dyn ConfigAccess>> {
+pub(crate) fn config_ports() -> Option<Box<dyn ConfigAccess + Send + Sync>> {
     // SAFETY: a PC; the kernel uses these ports only through this value, which it asks for once.
     let ports = unsafe { NativePorts::new() };
     Some(Box::new(PortIo::new(ports)))

@@ -19,15 +19,16 @@ use core::task::Poll;
 use core::time::Duration;
 
 use guest_services::Config;
-use vring::transport::Transport;
-use vring::transport::pci::{Address, PciTransport};
+use vring::transport::DeviceId;
 use vring_protocol::{Event, Options};
 
 use super::super::arp::{FRAME, question};
 use super::bring_up;
+use crate::kernel::access::Access;
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::executor::Effort;
-use crate::kernel::{Machine, clock, pci};
+use crate::kernel::transports::{AnyTransport, Found};
+use crate::kernel::{Machine, clock};
 use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/awaited";
@@ -68,41 +69,30 @@ struct Outcome {
     unsound: Option<String>,
 }
 
-/// Drives the card at this address with one executor and then with the other, and leaves it reset.
-pub(super) fn run(
-    machine: &Machine,
-    address: Address,
-    config: &Config,
-    options: &Options,
-    report: &mut Report,
-) {
+/// Drives the card with one executor and then with the other, and leaves it reset.
+pub(super) fn run(machine: &Machine, config: &Config, options: &Options, report: &mut Report) {
     let packets = options.awaited.max(LEAST);
-    let card = |machine| open(machine, address, options);
-    let outcome = card(machine).and_then(|(transport, interrupts)| {
+    let outcome = open(machine, options).and_then(|(transport, interrupts)| {
         parts::run(transport, &interrupts, config, options, packets)
     });
     let whole = outcome.is_ok();
     judge("embassy", outcome, report);
     // Tasks that never ended still have the card.
     if whole {
-        let outcome = card(machine).and_then(|(transport, interrupts)| {
+        let outcome = open(machine, options).and_then(|(transport, interrupts)| {
             tickets::run(transport, &interrupts, config, options, packets)
         });
         judge("block_on", outcome, report);
     }
 }
 
-fn open(
-    machine: &Machine,
-    address: Address,
-    options: &Options,
-) -> Result<(impl Transport + 'static, DeviceInterrupts), String> {
-    let map = |address, len| pci::map_registers(machine, address, len);
-    let transport = PciTransport::new(&machine.pci, address, map);
-    let mut transport = transport.map_err(|why| why.to_string())?;
-    let interrupts = bring_up::choose(machine, &mut transport, &options.interrupts);
+fn open(machine: &Machine, options: &Options) -> Result<(AnyTransport, DeviceInterrupts), String> {
+    let (transport, id) = (options.transport, DeviceId::NETWORK);
+    let found = Found::with_access(machine, transport, Access::of(options), id);
+    let mut found = found.map_err(|why| why.to_string())?;
+    let interrupts = bring_up::choose(machine, &mut found, &options.interrupts);
     let interrupts = interrupts.map_err(|why| why.to_string())?;
-    Ok((transport, interrupts))
+    Ok((found.into_transport(), interrupts))
 }
 
 fn judge(executor: &str, outcome: Result<Outcome, String>, report: &mut Report) {

@@ -23,17 +23,20 @@ use vring::device::net::F;
 use vring::features::{Feature, Features, Wish};
 use vring::init::{self, Live, QueueConfig};
 use vring::transport::config::{self, Field};
-use vring::transport::pci::{Address, MsixTable, PciTransport};
-use vring::transport::{Native, QueueIndex};
+use vring::transport::pci::MsixTable;
+use vring::transport::{DeviceId, QueueIndex};
 use vring::virtqueue::Virtqueue;
 use vring_protocol::{Event, Options};
 
 use self::verdict::judge;
 use self::worker::{Alarm, PATIENCE, Rx, Shared, Tally, Tx, Worker};
 use super::{LOCAL_MAC, facts};
+use crate::kernel::access::Access;
+use crate::kernel::device_interrupts::Interrupting as _;
 use crate::kernel::platform::Identity;
 use crate::kernel::smp::{self, run_on};
-use crate::kernel::{Machine, clock, interrupts, pci};
+use crate::kernel::transports::{AnyTransport, Found};
+use crate::kernel::{Machine, clock, interrupts};
 use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/pairs/mod.rs";
@@ -75,24 +78,18 @@ type Ctrl = Virtqueue<Identity, (Readable<Box<[u8]>>, Writable<Box<[u8]>>)>;
 
 /// The card with its queues.
 struct Card {
-    live: Live<Identity, PciTransport>,
+    live: Live<Identity, AnyTransport>,
     max_pairs: u16,
     mac: EthernetAddress,
     ctrl: Ctrl,
     pairs: [(Rx, Tx); PAIRS],
     alarms: [Arc<Alarm>; PAIRS],
     /// Kept, as dropping it is not meant to happen while the device runs.
-    table: MsixTable<Native>,
+    table: MsixTable<Access>,
 }
 
-/// Drives the card at this address, and leaves it reset.
-pub(super) fn run(
-    machine: &Machine,
-    address: Address,
-    config: &Config,
-    options: &Options,
-    report: &mut Report,
-) {
+/// Drives the card, and leaves it reset.
+pub(super) fn run(machine: &Machine, config: &Config, options: &Options, report: &mut Report) {
     if smp::running() < PAIRS {
         event(&Event::Skipped {
             what: "a processor for each queue pair".into(),
@@ -105,12 +102,7 @@ pub(super) fn run(
         return;
     }
     let expected = "a card with two queue pairs, and a control queue";
-    let Some(mut card) = step(
-        report,
-        "pairs_init",
-        expected,
-        start(machine, address, options),
-    ) else {
+    let Some(mut card) = step(report, "pairs_init", expected, start(machine, options)) else {
         return;
     };
     let set = set_pairs(&mut card);
@@ -136,7 +128,7 @@ fn step<T>(
 
 /// A vector of the table for each queue of the pairs, which interrupts the pair's own processor.
 fn interrupt_each(
-    table: &mut MsixTable<Native>,
+    table: &mut MsixTable<Access>,
     alarms: &[Arc<Alarm>; PAIRS],
 ) -> Result<(), String> {
     for (cpu, alarm) in alarms.iter().enumerate() {
@@ -153,11 +145,11 @@ fn interrupt_each(
     Ok(())
 }
 
-fn start(machine: &Machine, address: Address, options: &Options) -> Result<Card, String> {
-    let map = |address, len| pci::map_registers(machine, address, len);
-    let transport = PciTransport::new(&machine.pci, address, map);
-    let mut transport = transport.map_err(|why| why.to_string())?;
-    let table = transport.enable_msix(&machine.pci, map);
+fn start(machine: &Machine, options: &Options) -> Result<Card, String> {
+    let (transport, id) = (options.transport, DeviceId::NETWORK);
+    let found = Found::with_access(machine, transport, Access::of(options), id);
+    let mut found = found.map_err(|why| why.to_string())?;
+    let table = found.enable_msix(machine);
     let mut table = table.map_err(|why| why.to_string())?;
     let alarms = [Arc::<Alarm>::default(), Arc::default()];
     interrupt_each(&mut table, &alarms)?;
@@ -170,7 +162,8 @@ fn start(machine: &Machine, address: Address, options: &Options) -> Result<Card,
         refuse: facts::by_name(&options.refuse)?,
         ..Wish::default()
     };
-    let reset = init::reset(transport, &Identity).map_err(|error| error.why.to_string())?;
+    let reset =
+        init::reset(found.into_transport(), &Identity).map_err(|error| error.why.to_string())?;
     let negotiated = reset.negotiate(&wish);
     let mut negotiated = negotiated.map_err(|error| error.why.to_string())?;
     let features = negotiated.features();
@@ -251,12 +244,12 @@ fn command(ctrl: &mut Ctrl, pairs: u16) -> Result<u8, String> {
 
 /// What is left after the exercise.
 struct After {
-    live: Live<Identity, PciTransport>,
+    live: Live<Identity, AnyTransport>,
     max_pairs: u16,
     ctrl: Ctrl,
     done: [(Worker, Tally); PAIRS],
     /// Kept as before.
-    table: MsixTable<Native>,
+    table: MsixTable<Access>,
 }
 
 /// Gives the second pair away, drives the first one, and waits for the second.

@@ -151,7 +151,7 @@ fn fill(
     let vhost = vhost.filter(|mode| *mode != Mode::Nested || kernel.is_some());
     let mut emulators = Vec::new();
     for arch in Arch::ALL {
-        let own = || runs().filter(move |cell| cell.arch == arch);
+        let own = || runs().filter(move |cell| cell.attach.arch == arch);
         if own().count() == 0 {
             continue;
         }
@@ -178,7 +178,14 @@ fn fill(
     for (arch, qemu, outer, too_old) in &emulators {
         let arch = *arch;
         let guest = build(args, arch, &provision, report)?;
-        let accel = choose_accel(args, arch, arch.usual_machine(), qemu, &guest, report)?;
+        let accel = choose_accel(
+            args,
+            arch,
+            arch.usual_machine().name(),
+            qemu,
+            &guest,
+            report,
+        )?;
         report.accel.get_or_insert_with(|| accel.into());
         for (mode, back_end) in [(Some(Mode::Off), BackEnd::Qemu), (vhost, BackEnd::Vhost)] {
             let Some(mode) = mode else { continue };
@@ -201,7 +208,7 @@ fn fill(
     sites.sort_by_key(|(site, ..)| site.mode != Mode::Off);
     for (site, back_end, too_old) in sites {
         let mut jobs = Vec::new();
-        let own = |cell: &&Cell| cell.back_end == back_end && cell.arch == site.arch;
+        let own = |cell: &&Cell| cell.back_end == back_end && cell.attach.arch == site.arch;
         for cell in runs().filter(own) {
             let steer = cell.steer()?;
             match too_old {
@@ -274,12 +281,12 @@ fn provide_kernel(
 }
 
 fn job(site: &Site, cell: &Cell, dir: &Path) -> Result<Job, Stop> {
+    let mut steer = cell.steer()?;
+    cell.attach.check_steer(&mut steer, cell.queue_size)?;
     let how = How {
-        steer: cell.steer()?,
+        steer,
         queue_size: cell.queue_size,
-        machine: cell.machine,
-        nic: cell.nic,
-        interrupts: cell.interrupts,
+        attach: cell.attach,
         load: if cell.queue_size <= SMALL {
             SMALL_LOAD
         } else {

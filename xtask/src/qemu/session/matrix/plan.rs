@@ -4,7 +4,10 @@
 //! that matters. Here every pair of values of two of ring, `event_idx`, `indirect_desc`, `in_order`
 //! and size occurs in some cell, and so does each feature alone; a unit test holds the plan to that.
 
+use vring_protocol::Transport;
+
 use super::super::super::arch::Arch;
+use super::super::super::attach::{Attach, Bars, PciStack, Registers};
 use super::super::super::cli::{Interrupts, Machine, Nic, Suite};
 use super::super::super::features::{KNOWN, Ring, Steer};
 use super::super::super::stop::Stop;
@@ -38,10 +41,8 @@ pub(super) struct Cell {
     pub(super) ring: Ring,
     pub(super) features: &'static str,
     pub(super) queue_size: u16,
-    pub(super) interrupts: Interrupts,
-    pub(super) arch: Arch,
-    pub(super) machine: Machine,
-    pub(super) nic: Nic,
+    /// Machine, transport, interrupts.
+    pub(super) attach: Attach,
     pub(super) suite: Suite,
     /// Of the card's MSI-X table, where it is not QEMU's choice.
     pub(super) vectors: Option<u16>,
@@ -64,24 +65,22 @@ impl Cell {
             Ring::Split => "split",
             Ring::Packed => "packed",
         };
-        let machine = match (self.machine, self.nic) {
-            (Machine::Q35, Nic::Modern) => String::new(),
-            (Machine::Virt, _) => format!(" {}", self.arch.name()),
-            (machine, Nic::Modern) => format!(" {}", machine.name()),
-            (machine, Nic::Transitional) => format!(" {} transitional", machine.name()),
-        };
         let suite = match self.suite {
             Suite::Net => String::new(),
-            Suite::Interrupts => " interrupts suite".into(),
+            Suite::Interrupts => "interrupts suite".into(),
         };
-        let vectors = self.vectors.map(|vectors| format!(" {vectors} vectors"));
-        format!(
-            "{ring} {} {}{}{machine}{suite} {}",
-            self.queue_size,
-            self.interrupts.name(),
+        let vectors = self.vectors.map(|vectors| format!("{vectors} vectors"));
+        let words = [
+            ring.to_owned(),
+            self.queue_size.to_string(),
+            self.attach.interrupts.name().into(),
             vectors.unwrap_or_default(),
-            self.features.replace(',', " ")
-        )
+            self.attach.shown(),
+            suite,
+            self.features.replace(',', " "),
+        ];
+        let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        words.join(" ")
     }
 }
 
@@ -213,7 +212,7 @@ const EXERCISES: [Exercises; 11] = [
 
 fn exercises((arch, machine, vectors, row_of): &Exercises) -> Cell {
     let cell = row(row_of);
-    let interrupts = cell.interrupts.name();
+    let interrupts = row_of.3.name();
     let vectors_named = vectors.map(|vectors| format!("-{vectors}.vectors"));
     Cell {
         name: format!(
@@ -223,13 +222,58 @@ fn exercises((arch, machine, vectors, row_of): &Exercises) -> Cell {
             machine.name(),
             vectors_named.unwrap_or_default()
         ),
-        arch: *arch,
-        machine: *machine,
+        attach: Attach {
+            machine: *machine,
+            interrupts: row_of.3,
+            ..Attach::usual(*arch)
+        },
         suite: Suite::Interrupts,
         vectors: *vectors,
         ..cell
     }
 }
+
+/// Back end, architecture, transport, interfaces of the card, interrupts, and what else: registers
+/// counted, a PCI stack of the kernel's own, BARs assigned by it.
+type TransportRow = (
+    BackEnd,
+    Arch,
+    Transport,
+    Option<Nic>,
+    Interrupts,
+    &'static str,
+);
+
+/// Every transport that the rows above do not have.
+const TRANSPORTS: [TransportRow; 23] = {
+    use Transport::{Mmio, MmioLegacy, PciLegacy, PciModern, PciPorts, PciWindow};
+    let both = Some(Nic::Transitional);
+    [
+        (Qemu, X86_64, PciModern, None, Msix, "counted,own,bars"),
+        (Qemu, X86_64, PciModern, None, Intx, "counted"),
+        (Qemu, X86_64, PciPorts, None, Intx, ""),
+        (Qemu, X86_64, PciWindow, None, Msix, "own"),
+        (Qemu, X86_64, PciWindow, None, Poll, ""),
+        (Qemu, X86_64, PciLegacy, None, Msix, ""),
+        (Qemu, X86_64, PciLegacy, both, Intx, "counted"),
+        (Qemu, X86_64, Mmio, None, Intx, ""),
+        (Qemu, X86_64, Mmio, None, Poll, "counted"),
+        (Qemu, X86_64, MmioLegacy, None, Intx, "counted"),
+        (Qemu, Aarch64, PciLegacy, None, Msix, ""),
+        (Qemu, Aarch64, PciPorts, None, Intx, "counted"),
+        (Qemu, Aarch64, Mmio, None, Intx, "counted"),
+        (Qemu, Aarch64, MmioLegacy, None, Intx, ""),
+        (Qemu, Riscv64, PciLegacy, None, Intx, ""),
+        (Qemu, Riscv64, PciWindow, None, Msix, "bars"),
+        (Qemu, Riscv64, Mmio, None, Intx, "counted"),
+        (Qemu, Riscv64, MmioLegacy, None, Intx, ""),
+        (Vhost, X86_64, PciLegacy, None, Msix, ""),
+        (Vhost, X86_64, PciLegacy, both, Intx, "counted"),
+        (Vhost, X86_64, PciPorts, None, Msix, ""),
+        (Vhost, X86_64, PciWindow, None, Msix, ""),
+        (Vhost, X86_64, PciModern, None, Msix, "counted"),
+    ]
+};
 
 /// What vhost has and a modern device has no use for, and what it never has.
 const VHOST_FACTS: [(&str, &str); 3] = [
@@ -253,9 +297,13 @@ pub(super) fn cells() -> Vec<Cell> {
     // One each on the older machine, whose firmware and interrupts are others.
     for (ring, nic) in [(Split, Nic::Transitional), (Packed, Nic::Modern)] {
         let cell = row(&(Qemu, ring, 256, Intx, "+event_idx,+indirect"));
-        cells.push(Cell {
+        let attach = Attach {
             machine: Machine::Pc,
-            nic,
+            nic: Some(nic),
+            ..cell.attach
+        };
+        cells.push(Cell {
+            attach,
             name: format!("{}-pc", cell.name),
             ..cell
         });
@@ -264,14 +312,18 @@ pub(super) fn cells() -> Vec<Cell> {
     for (arch, row_of) in OTHERS {
         let interrupts = row_of.3;
         let cell = row(&row_of);
+        let attach = Attach {
+            interrupts,
+            ..Attach::usual(arch)
+        };
         cells.push(Cell {
-            arch,
-            machine: Machine::Virt,
+            attach,
             name: format!("{}-{}-{}", cell.name, arch.name(), interrupts.name()),
             ..cell
         });
     }
     cells.extend(EXERCISES.iter().map(exercises));
+    cells.extend(TRANSPORTS.iter().map(transport));
     // The back ends one after the other: a table that can be read.
     cells.sort_by_key(|cell| cell.back_end == Vhost);
     let fact = |back_end, features, why| Cell {
@@ -318,13 +370,49 @@ fn row((back_end, ring, size, interrupts, features): &Row) -> Cell {
         ring: *ring,
         features,
         queue_size: *size,
-        interrupts: *interrupts,
-        arch: Arch::X86_64,
-        machine: Machine::Q35,
-        nic: Nic::Modern,
+        attach: Attach {
+            interrupts: *interrupts,
+            ..Attach::usual(Arch::X86_64)
+        },
         suite: Suite::Net,
         vectors: None,
         fact: None,
+    }
+}
+
+/// A cell of [`TRANSPORTS`], whose name says what is unusual.
+fn transport((back_end, arch, transport, nic, interrupts, how): &TransportRow) -> Cell {
+    let usual = Attach::usual(*arch);
+    let mut attach = Attach {
+        transport: *transport,
+        nic: *nic,
+        interrupts: *interrupts,
+        ..usual
+    };
+    if !transport.is_pci() && *arch == Arch::X86_64 {
+        attach.machine = Machine::Microvm;
+    }
+    for word in how.split(',') {
+        match word {
+            "counted" => attach.registers = Registers::Counted,
+            "own" => attach.pci_stack = PciStack::Own,
+            "bars" => attach.bars = Bars::Kernel,
+            _ => {}
+        }
+    }
+    let mut words = vec![back_end.name(), transport.name()];
+    if *nic == Some(Nic::Transitional) {
+        words.push("transitional");
+    }
+    words.extend(how.split(',').filter(|word| !word.is_empty()));
+    if *arch != Arch::X86_64 {
+        words.push(arch.name());
+    }
+    words.push(interrupts.name());
+    Cell {
+        name: words.join("-"),
+        attach,
+        ..row(&(*back_end, Split, 256, *interrupts, "+event_idx,+indirect"))
     }
 }
 
@@ -347,7 +435,11 @@ mod tests {
     #[test]
     fn every_cell_that_runs_can_be_asked_for_on_the_command_line() {
         for cell in cells().iter().filter(|cell| cell.fact.is_none()) {
-            let steer = cell.steer().unwrap();
+            let mut steer = cell.steer().unwrap();
+            cell.attach.check(0).unwrap();
+            cell.attach
+                .check_steer(&mut steer, cell.queue_size)
+                .unwrap();
             assert!(steer.ring().is_some(), "{}", cell.name);
             let split = cell.ring == Split;
             assert!(!split || cell.queue_size.is_power_of_two(), "{}", cell.name);
@@ -357,9 +449,12 @@ mod tests {
     #[test]
     fn every_architecture_runs_every_ring_and_every_kind_of_interrupt() {
         for arch in Arch::ALL {
-            let own: Vec<Cell> = cells().into_iter().filter(|c| c.arch == arch).collect();
+            let own: Vec<Cell> = cells()
+                .into_iter()
+                .filter(|c| c.attach.arch == arch)
+                .collect();
             for interrupts in [Msix, Intx, Poll] {
-                assert!(own.iter().any(|cell| cell.interrupts == interrupts));
+                assert!(own.iter().any(|cell| cell.attach.interrupts == interrupts));
             }
             for ring in [Split, Packed] {
                 assert!(own.iter().any(|cell| cell.ring == ring));
@@ -367,8 +462,39 @@ mod tests {
             for back_end in [Qemu, Vhost] {
                 assert!(own.iter().any(|cell| cell.back_end == back_end));
             }
-            let known = |cell: &Cell| arch.machines().contains(&cell.machine);
-            assert!(own.iter().all(known), "{arch:?}");
+            for machine in arch.machines() {
+                assert!(own.iter().any(|cell| cell.attach.machine == *machine));
+            }
+        }
+    }
+
+    #[test]
+    fn every_transport_runs_on_every_architecture_that_has_it() {
+        let cells = cells();
+        let has = |arch, transport, back_end| {
+            let mut runs = cells.iter().filter(|cell| cell.fact.is_none());
+            runs.any(|cell| {
+                let Attach {
+                    arch: a,
+                    transport: t,
+                    ..
+                } = cell.attach;
+                (a, t, cell.back_end) == (arch, transport, back_end)
+            })
+        };
+        for transport in Transport::ALL {
+            assert!(has(X86_64, transport, Qemu), "{transport:?}");
+            let main = !matches!(transport, Transport::PciPorts | Transport::PciWindow);
+            for arch in [Aarch64, Riscv64] {
+                assert!(
+                    !main || has(arch, transport, Qemu),
+                    "{arch:?} {transport:?}"
+                );
+            }
+            assert!(
+                !transport.is_pci() || has(X86_64, transport, Vhost),
+                "{transport:?}"
+            );
         }
     }
 
