@@ -5,6 +5,7 @@ mod boot;
 mod interrupts;
 mod net;
 mod processors;
+mod refusals;
 
 use vring_protocol::Options;
 
@@ -17,7 +18,10 @@ pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     processors::run(machine, report);
     match options.suite.as_str() {
         "boot" => {}
-        "net" => net::run(machine, options, report),
+        "net" => {
+            refusals::run(machine, options, report);
+            net::run(machine, options, report);
+        }
         "interrupts" => interrupts::run(machine, options, report),
         other => report.fail(
             "suite",

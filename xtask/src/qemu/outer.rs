@@ -49,8 +49,10 @@ const CHANNEL_FD: i32 = 10;
 const WANTED: [&str; 4] = ["virtio_pci", "virtio_console", "tun", "vhost_net"];
 
 /// Firmware that QEMU may want for a guest given by `-kernel`.
-const FIRMWARE: [&str; 9] = [
+const FIRMWARE: [&str; 10] = [
     "bios-256k.bin",
+    // Of a microvm without ACPI.
+    "qboot.rom",
     "bios.bin",
     "pvh.bin",
     "linuxboot.bin",

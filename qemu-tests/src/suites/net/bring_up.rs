@@ -1,13 +1,14 @@
 //! From a machine to a card that smoltcp can use: each step that fails is a failed check, and
 //! the run ends there.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt::Display;
 
 use vring::adapter::smoltcp::Device;
 use vring::device::net::{Driver, Options as DriverOptions, SUPPORTED};
 use vring::features::{Feature, Features};
-use vring::transport::{DeviceId, Transport as _};
+use vring::transport::{DeviceId, Transport as _, TransportError};
 use vring_protocol::Options;
 
 use super::{Card, QUEUES, facts};
@@ -16,6 +17,11 @@ use crate::kernel::device_interrupts::{DeviceInterrupts, InterruptError, Sharing
 use crate::kernel::platform::Identity;
 use crate::kernel::transports::Found;
 use crate::report::Report;
+
+const HERE: &str = "qemu-tests/src/suites/net/bring_up.rs";
+
+/// A table of messages has 2048 entries at most, and those of network cards a few.
+const NO_SUCH_VECTOR: u16 = 2047;
 
 /// Brings the first network card up, with receive buffers; and says where it is.
 pub(super) fn run(
@@ -27,7 +33,18 @@ pub(super) fn run(
     let mut found = step(report, "net_transport", "a card", found)?;
     let interrupts = choose(machine, &mut found, &options.interrupts);
     let interrupts = step(report, "net_interrupts", &options.interrupts, interrupts)?;
-    let (place, transport) = (found.place(), found.into_transport());
+    let (place, mut transport) = (found.place(), found.into_transport());
+    let refused = transport.set_config_vector(Some(NO_SUCH_VECTOR));
+    report.check(
+        "net_refuses_a_vector_that_is_not_there",
+        matches!(
+            refused,
+            Err(TransportError::VectorOutOfRange { .. } | TransportError::NoVectors)
+        ),
+        "an error that names it",
+        &format!("{refused:?}"),
+        HERE,
+    );
 
     let mut wanted = DriverOptions::default();
     wanted.receive_size = options.queue_size;
@@ -84,8 +101,7 @@ fn step<T, E: Display>(
             Some(value)
         }
         Err(error) => {
-            let hint = "qemu-tests/src/suites/net/bring_up.rs";
-            report.fail(check, expected, &error.to_string(), hint);
+            report.fail(check, expected, &error.to_string(), HERE);
             None
         }
     }

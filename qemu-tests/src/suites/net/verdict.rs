@@ -12,7 +12,7 @@ use vring::features::Feature;
 use vring::ring::layout::vring_init;
 use vring::transport::QueueAreas;
 use vring::virtqueue::Counters;
-use vring_protocol::{Event, Options, QueueCounters};
+use vring_protocol::{Event, Options, QueueCounters, Transport};
 
 use super::{Card, Served};
 use crate::kernel::clock;
@@ -33,7 +33,7 @@ pub(super) fn rings(card: &mut Card, options: &Options, report: &mut Report) {
     ] {
         report.check(
             check,
-            num <= options.queue_size && is_ring(packed, num, areas),
+            num <= options.queue_size && is_ring(packed, options.transport, num, areas),
             &format!("a ring of at most {} descriptors", options.queue_size),
             &format!("{num} descriptors, {areas:x?}"),
             HERE,
@@ -42,12 +42,13 @@ pub(super) fn rings(card: &mut Card, options: &Options, report: &mut Report) {
 }
 
 /// Whether a ring of the format that was negotiated has these areas.
-fn is_ring(packed: bool, num: u16, areas: QueueAreas) -> bool {
+fn is_ring(packed: bool, transport: Transport, num: u16, areas: QueueAreas) -> bool {
     if packed {
-        is_packed_ring(num, areas)
-    } else {
-        num.is_power_of_two() && is_vring(num, areas)
+        return is_packed_ring(num, areas);
     }
+    // A legacy device is told of a page, and takes the used ring to be aligned to one.
+    let least = if transport.is_legacy() { 12 } else { 2 };
+    num.is_power_of_two() && is_vring(num, areas, least)
 }
 
 /// Whether the areas have the alignment that a packed ring needs, and do not overlap.
@@ -60,16 +61,18 @@ fn is_packed_ring(num: u16, areas: QueueAreas) -> bool {
         && device >= driver + 4
 }
 
-/// Whether some alignment of the used ring, as `vring_init` takes it, gives these areas.
-fn is_vring(num: u16, areas: QueueAreas) -> bool {
+/// Whether some alignment of the used ring, as `vring_init` takes it, of so many bits at least, gives
+/// these areas.
+fn is_vring(num: u16, areas: QueueAreas, least: u32) -> bool {
     let QueueAreas {
         desc,
         driver,
         device,
     } = areas;
-    (2..=12).any(|log| {
+    let alignment = if least == 12 { 4096 } else { 16 };
+    (least..=12).any(|log| {
         vring_init(num, 1 << log).is_ok_and(|layout| {
-            desc.0.is_multiple_of(16)
+            desc.0.is_multiple_of(alignment)
                 && desc.checked_add(layout.avail as u64) == Some(driver)
                 && desc.checked_add(layout.used as u64) == Some(device)
         })

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::Context as _;
 use command_fds::{CommandFdExt as _, FdMapping};
-use vring_protocol::port;
+use vring_protocol::{Transport, port};
 
 use crate::qemu::cli::Suite;
 use crate::qemu::job::{GUEST, Job, Link, PEER};
@@ -21,12 +21,24 @@ pub(crate) const TRACE_LOG: &str = "qemu-trace.log";
 pub(crate) const STDERR_LOG: &str = "qemu-stderr.log";
 
 /// The trace events that QEMU logs. The first one shows that tracing works at all; only then does
-/// the silence of the others mean something.
-pub(crate) const TRACE_EVENTS: [&str; 3] = [
-    "virtio_set_status",
-    "virtio_pci_notify_write",
-    "virtio_pci_notify_write_pio",
-];
+/// the silence of the others mean something: they tell of doorbell stores that QEMU handled itself.
+/// Some of them tell much, and are of use for the steps of vhost only.
+fn trace_events(job: &Job) -> &'static [&'static str] {
+    match job.transport {
+        Transport::Mmio | Transport::MmioLegacy if job.strace.is_some() => {
+            &["virtio_set_status", "virtio_mmio_write_offset"]
+        }
+        Transport::PciLegacy if job.strace.is_some() => {
+            &["virtio_set_status", "virtio_queue_notify"]
+        }
+        Transport::Mmio | Transport::MmioLegacy | Transport::PciLegacy => &["virtio_set_status"],
+        Transport::PciModern | Transport::PciPorts | Transport::PciWindow => &[
+            "virtio_set_status",
+            "virtio_pci_notify_write",
+            "virtio_pci_notify_write_pio",
+        ],
+    }
+}
 
 const QMP_FD: i32 = 10;
 const SERIAL_FD: i32 = 11;
@@ -124,7 +136,7 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
     let trace = job.dir.join(TRACE_LOG);
     let trace = trace.to_str().context("the log directory is no UTF-8")?;
     add(&["-D", trace]);
-    for event in TRACE_EVENTS {
+    for event in trace_events(job) {
         add(&["-trace", &format!("enable={}", value(event))]);
     }
     Ok(args)
