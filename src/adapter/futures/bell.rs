@@ -50,10 +50,10 @@ impl Notifier {
     /// waker once, at most, and no more is done here than wakers do.
     ///
     /// A task that it wakes may interrupt it at once, on the same core, as those of an executor of
-    /// higher priority do. It must then be polled with the waker that it slept with, as executors do:
-    /// one that comes with a new waker is polled again until this call is over, which it holds up. That
-    /// goes for the network driver's parts and
-    /// [`ConfigChanges`](super::ConfigChanges). Those who share a [`Queue`](super::Queue) must not
+    /// higher priority do. It must then be polled with the waker that it slept with, as
+    /// [`Waker::will_wake`] tells, which it does for certain where all have one table, as embassy's: one
+    /// that comes with a new waker is polled again until this call is over, which it holds up. That goes
+    /// for the network driver's parts and [`ConfigChanges`](super::ConfigChanges). Those who share a [`Queue`](super::Queue) must not
     /// interrupt it: call it with a priority that is theirs at least.
     #[inline]
     pub fn wake(&self) {
