@@ -119,10 +119,12 @@ pub(crate) fn run(jobs: Vec<Job>, alarms: &Alarms, deadline: Duration) -> Option
 struct InterruptsOff;
 critical_section::set_impl!(InterruptsOff);
 
-// SAFETY: tasks run on one processor, and embassy is all that asks for it: without interrupts
-// nobody comes in between. What it was before is restored, so that sections may be nested.
+// SAFETY: tasks, and the handlers that wake them, run on the first processor, which is checked, and
+// embassy is all that asks for it: without interrupts nobody comes in between. What it was before
+// is restored, so that sections may be nested.
 unsafe impl critical_section::Impl for InterruptsOff {
     unsafe fn acquire() -> bool {
+        assert_eq!(cpu::index(), 0, "tasks stay on the first processor");
         let enabled = cpu::interrupts_enabled();
         cpu::disable_interrupts();
         enabled
