@@ -173,7 +173,10 @@ fn tests_on(
                 .map(|path| format!("LD_LIBRARY_PATH={path}"));
             let words = ["env".to_owned()].into_iter().chain(libraries);
             let words: Vec<String> = words.chain([tool.path.display().to_string()]).collect();
-            cmd = cmd.args(["--config", &format!("target.{target}.runner = {words:?}")]);
+            cmd = cmd
+                .args(["--config", &format!("target.{target}.runner = {words:?}")])
+                // Where each instruction costs ten, fewer of them are worth compiling for.
+                .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         }
         let printed = run.command(&cmd)?;
         Ok(Tally::Tests.outcome(&printed))
