@@ -200,10 +200,15 @@ impl QemuArgs {
                  not with --suite interrupts or --vectors"
             )));
         }
-        if let Some(interrupts) = self.interrupts
-            && pairs > 1
-            && interrupts != Interrupts::Msix
-        {
+        let usual = self.transport.is_none_or(|one| one == Transport::PciModern)
+            && self.machine != Some(Machine::Microvm);
+        if pairs > 1 && !usual {
+            return Err(Stop::Usage(format!(
+                "--queue-pairs {pairs}: the guest drives them by --transport pci-modern only"
+            )));
+        }
+        let interrupts = self.interrupts.unwrap_or(Interrupts::Msix);
+        if pairs > 1 && interrupts != Interrupts::Msix {
             return Err(Stop::Usage(format!(
                 "--queue-pairs {pairs} --interrupts {}: each queue interrupts its own processor, which \
                  takes msix",
@@ -374,6 +379,7 @@ mod tests {
             "--queue-pairs 2 --interrupts poll",
             "--queue-pairs 2 --suite interrupts",
             "--queue-pairs 2 --vectors 3",
+            "--queue-pairs 2 --transport mmio",
         ] {
             let refused = lanes(words);
             assert!(
