@@ -259,6 +259,11 @@ fn disabled(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let before = card.interrupts.queue_count();
     let batch = BATCH.min(u32::from(card.driver().tx().size()) / 4).max(1);
     for _ in 0..ROUNDS.div_ceil(batch) {
+        // What was asked for has to be taken back each time.
+        if card.arm() {
+            return Err("an answer before the question".to_string());
+        }
+        card.disarm();
         card.ask(batch)?;
         card.spin_for(batch)?;
     }
