@@ -463,7 +463,9 @@ fn a_transport_and_its_handles_may_go_to_other_cores() {
     finish(driver, &platform, &device);
 }
 
-/// Defends: MM-013. And the queue that is in use goes on.
+/// And the queue that is in use goes on.
+///
+/// Defends: MM-013.
 #[test]
 fn a_queue_that_is_set_up_twice_is_not_asked_for_its_size() {
     let platform = InPlace::new();
