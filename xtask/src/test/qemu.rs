@@ -137,14 +137,29 @@ fn shows(cell: &Value) -> bool {
     let acked = [list("/features/acked"), list("/pieces/acked")].concat();
     let required = list("/features/required");
     let queues = list("/queues");
-    required.iter().all(|name| acked.contains(name))
+    let moved = match cell["suite"].as_str() {
+        // It says which way to wait took what, and that a change of the configuration interrupted,
+        // where there are interrupts; of its queues it counts nothing.
+        Some("interrupts") => {
+            let ways = list("/waiting").iter().map(|way| &way["mode"]);
+            let counts = list("/interrupt_counts");
+            ways.eq(["poll", "interrupt", "hybrid"])
+                && counts.iter().any(|row| row["answers"].as_u64() > Some(0))
+                && counts.iter().any(|row| row["config"].as_u64() >= Some(2))
+                && cell["guest_tests"].as_u64() > Some(0)
+        }
+        _ => {
+            queues.len() >= 2
+                && queues.iter().all(|queue| queue["matches_driver"] == true)
+                && cell.pointer("/counters/faults") == Some(&Value::from(0))
+        }
+    };
+    moved
+        && required.iter().all(|name| acked.contains(name))
         && list("/features/forbidden")
             .iter()
             .all(|name| !acked.contains(name))
-        && queues.len() >= 2
-        && queues.iter().all(|queue| queue["matches_driver"] == true)
         && cell["vhost_started"] == (cell["back_end"] == "vhost")
-        && cell.pointer("/counters/faults") == Some(&Value::from(0))
 }
 
 /// Runs the guest; its report, and how the process ended.
@@ -399,6 +414,36 @@ mod tests {
             ("/counters/faults", json!(1)),
         ] {
             let mut cell = good_cell();
+            *cell.pointer_mut(pointer).unwrap() = lie;
+            assert!(!shows(&cell), "{pointer}");
+        }
+    }
+
+    fn good_irq_cell() -> Value {
+        let way = |mode: &str| json!({"mode": mode, "packets": 300});
+        json!({
+            "name": "a", "back_end": "qemu", "suite": "interrupts", "result": "ok", "failures": [],
+            "features": {"acked": ["F"], "required": ["F"], "forbidden": ["H"]},
+            "queues": [], "vhost_started": false, "guest_tests": 30,
+            "waiting": [way("poll"), way("interrupt"), way("hybrid")],
+            "interrupt_counts": [{"answers": 8, "config": 0}, {"answers": 0, "config": 2}],
+        })
+    }
+
+    #[test]
+    fn a_cell_of_the_interrupts_suite_shows_its_ways_to_wait_and_its_interrupts() {
+        assert!(shows(&good_irq_cell()));
+        for (pointer, lie) in [
+            ("/waiting/1/mode", json!("poll")),
+            ("/waiting", json!([])),
+            ("/interrupt_counts/0/answers", json!(0)),
+            ("/interrupt_counts/1/config", json!(1)),
+            ("/guest_tests", json!(0)),
+            ("/features/acked", json!(["F", "H"])),
+            ("/vhost_started", json!(true)),
+            ("/suite", json!("net")),
+        ] {
+            let mut cell = good_irq_cell();
             *cell.pointer_mut(pointer).unwrap() = lie;
             assert!(!shows(&cell), "{pointer}");
         }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::plan::{BackEnd, Cell};
 use crate::qemu::cli::Format;
 use crate::qemu::report::{
-    Counters, Failure, Features, Findings, NotOffered, Pieces, Queue, Report, write_atomically,
+    Awaited, Counters, Failure, Features, Findings, InterruptCounts, NotOffered, Pieces, Queue,
+    Registers, Report, Waiting, write_atomically,
 };
 use crate::qemu::stop::Stop;
 use crate::qemu::ui::Ui;
@@ -46,6 +47,12 @@ pub(super) struct Row {
     pub(super) name: String,
     /// `qemu`, `vhost` or `fake`.
     pub(super) back_end: String,
+    pub(super) arch: String,
+    pub(super) machine: String,
+    pub(super) transport: String,
+    /// `msix`, `intx` or `poll`.
+    pub(super) interrupts: String,
+    pub(super) suite: String,
     /// What was on and off, as a person reads it.
     pub(super) what: String,
     pub(super) result: Outcome,
@@ -71,6 +78,15 @@ pub(super) struct Row {
     pub(super) vhost_worker: Option<String>,
     pub(super) counters: Option<Counters>,
     pub(super) pieces: Option<Pieces>,
+    /// See [`Findings`], as the three after it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) registers: Option<Registers>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(super) awaited: Vec<Awaited>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(super) interrupt_counts: Vec<InterruptCounts>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(super) waiting: Vec<Waiting>,
     /// Checks that passed in the guest.
     pub(super) guest_tests: usize,
 }
@@ -114,6 +130,11 @@ impl<'a> Table<'a> {
         let rows = cells.iter().map(|cell| Row {
             name: cell.name.clone(),
             back_end: cell.back_end.name().into(),
+            arch: cell.attach.arch.name().into(),
+            machine: cell.attach.machine.name().into(),
+            transport: cell.attach.transport.name().into(),
+            interrupts: cell.attach.interrupts.name().into(),
+            suite: cell.suite.name().into(),
             what: cell.shown(),
             result: match cell.fact {
                 Some(_) => Outcome::NotOffered,
@@ -133,6 +154,10 @@ impl<'a> Table<'a> {
             vhost_worker: None,
             counters: None,
             pieces: None,
+            registers: None,
+            awaited: Vec::new(),
+            interrupt_counts: Vec::new(),
+            waiting: Vec::new(),
             guest_tests: 0,
         });
         Self {
@@ -215,6 +240,10 @@ impl<'a> Table<'a> {
         row.vhost_worker = findings.vhost.worker;
         row.counters = findings.counters;
         row.pieces = findings.pieces;
+        row.registers = findings.registers;
+        row.awaited = findings.awaited;
+        row.interrupt_counts = findings.interrupts;
+        row.waiting = findings.waiting;
         row.guest_tests = findings.tests.passed.len();
         let row = row.clone();
         self.say(&row);
