@@ -23,8 +23,9 @@ pub(crate) struct Notifications {
 /// those to the control queue, whose index this is. That queue is never vhost's.
 ///
 /// Of a device on PCI by its legacy interface only the queue's own event tells of a doorbell, and
-/// QEMU itself gives that once for each queue when it takes a device back from vhost, after the
-/// driver has reset it: it counts while the driver has the device running.
+/// QEMU itself gives that once for each queue when it takes a device back from vhost: after a reset,
+/// and where an exercise takes the link down. So it counts from the driver's first `DRIVER_OK` to the
+/// reset that ends it, which is when the traffic is and what the guest's count is of.
 pub(crate) fn count_trace(log: &str, control: Option<u16>) -> (usize, usize) {
     const DRIVER_OK: u32 = 4;
     // `QueueNotify` is at 0x50.
@@ -36,7 +37,8 @@ pub(crate) fn count_trace(log: &str, control: Option<u16>) -> (usize, usize) {
         doorbells.iter().any(|doorbell| event.starts_with(doorbell))
             && (control.is_none() || rung(event) != control)
     };
-    let (mut statuses, mut notified, mut running) = (0, 0, true);
+    let (mut statuses, mut notified, mut running) = (0, 0, false);
+    let mut over = false;
     for event in log.lines().map(event) {
         if event.starts_with("virtio_set_status ") {
             statuses += 1;
@@ -44,7 +46,9 @@ pub(crate) fn count_trace(log: &str, control: Option<u16>) -> (usize, usize) {
                 .rsplit(' ')
                 .next()
                 .and_then(|value| value.parse().ok());
-            running = value.is_none_or(|value: u32| value & DRIVER_OK != 0);
+            let runs = value.is_some_and(|value: u32| value & DRIVER_OK != 0);
+            over |= running && !runs;
+            running = runs && !over;
         } else if is_doorbell(event) || running && event.starts_with("virtio_queue_notify ") {
             notified += 1;
         }
@@ -415,8 +419,9 @@ mod tests {
                    virtio_mmio_write_offset virtio_mmio_write offset 0x50 value 0x1\n\
                    virtio_mmio_write_offset virtio_mmio_write offset 0x64 value 0x1\n\
                    virtio_set_status vdev 0x1 val 7\nvirtio_queue_notify vdev 0x1 n 1 vq 0x2\n\
-                   virtio_set_status vdev 0x1 val 0\nvirtio_queue_notify vdev 0x1 n 1 vq 0x2\n";
-        assert_eq!(count_trace(log, None), (4, 3));
+                   virtio_set_status vdev 0x1 val 0\nvirtio_queue_notify vdev 0x1 n 1 vq 0x2\n\
+                   virtio_set_status vdev 0x1 val 7\nvirtio_queue_notify vdev 0x1 n 1 vq 0x2\n";
+        assert_eq!(count_trace(log, None), (5, 3));
         let log = "virtio_pci_notify_write 0x10 = 0x4 (2)\n\
                    virtio_pci_notify_write_pio 0x10 = 0x14 (2)\n\
                    virtio_pci_notify_write of another form\n";
