@@ -623,7 +623,10 @@ impl PackedRun<'_> {
             // behind that of the ring.
             unsafe { self.desc.set_u64(at.offset, addr) };
             // SAFETY: as above; it has two words.
-            unsafe { self.desc.set_u64(at.offset + 8, second) };
+            unsafe {
+                self.desc
+                    .store_u64(at.offset + 8, second, Ordering::Relaxed)
+            };
         }
     }
 }
