@@ -56,7 +56,10 @@ impl Registers {
     /// # Safety
     /// 1. They are mapped for reading and writing, uncached ("device memory") on real hardware, and
     ///    stay so while the transport made from them, or a [`Doorbell`] or [`Isr`] that it handed
-    ///    out, may be used. For a kernel that never unmaps a device's BARs: for ever.
+    ///    out, may be used. For a kernel that never unmaps a device's BARs: for ever. Or the addresses
+    ///    are names that a [`RegisterAccess`] of the kernel's translates: then this value goes to a
+    ///    transport that has that access, and never to [`Native`] or where an
+    ///    [`Area`](crate::transport::pci::Area) is asked for.
     /// 2. Nobody else uses these registers meanwhile: no second transport for the device.
     /// 3. They are no memory that Rust code uses. A BAR holds what firmware *or the host* wrote
     ///    there: a kernel that does not trust its host refuses to map addresses that are RAM.
@@ -96,8 +99,8 @@ impl Registers {
         if offset.checked_add(size_of::<T>())? > self.len {
             return None;
         }
-        // SAFETY: by invariant 1 the range is mapped, and the test above keeps the result in it.
-        let place = unsafe { self.base.add(offset) }.cast::<T>();
+        // Wrapping, as behind an access that translates addresses nothing need be mapped here.
+        let place = NonNull::new(self.base.as_ptr().wrapping_add(offset))?.cast::<T>();
         place.is_aligned().then_some(place)
     }
 }

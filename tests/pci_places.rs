@@ -412,7 +412,7 @@ fn ports_come_before_the_window() {
     let config = Shared::lend(config);
     // SAFETY: nobody else uses this device.
     let window = unsafe { Window::new(config, at()) };
-    let window: &'static Window<&'static Shared> = Box::leak(Box::new(window));
+    let window: &'static mut Window<&'static Shared> = Box::leak(Box::new(window));
     let ports = |port, len| Some(FakePorts::new(&fake, port, len));
     let transport = PciTransport::with_window(window, fake.clone(), |_, _| None, ports).unwrap();
     assert_eq!(transport.num_queues(), Some(3));

@@ -278,11 +278,13 @@ impl<A: RegisterAccess, S: Area> PciTransport<A, Far<S>> {
     /// # Errors
     /// As [`new`](PciTransport::new).
     pub fn with_window<C: ConfigAccess + Sync>(
-        window: &'static Window<C>,
+        window: &'static mut Window<C>,
         access: A,
         map: impl FnMut(u64, usize) -> Option<Registers>,
         mut ports: impl FnMut(u32, usize) -> Option<S>,
     ) -> Result<Self, PciError> {
+        // Lent for good: the doorbells use it, too, and nobody else may move it.
+        let window: &'static Window<C> = window;
         let ports = |port, len| ports(port, len).map(Far::Ports);
         let shown = |at, size| Some(Far::Window(WindowArea::new(window, at, size)));
         Self::open(window.config(), window.address(), access, map, ports, shown)

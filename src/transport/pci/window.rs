@@ -47,9 +47,9 @@ impl<C: ConfigAccess> Window<C> {
     /// The window of the function at `address`.
     ///
     /// # Safety
-    /// Nobody else uses the function's registers meanwhile, in whatever way: the window is lent to
-    /// one transport at a time, there is no other `Window` for the function, as each has a lock of
-    /// its own, and nobody else writes its capability.
+    /// Nobody else uses the function's registers meanwhile, in whatever way: there is no other
+    /// `Window` for the function that a transport or a doorbell still uses, as each has a lock of its
+    /// own, and nobody else writes its capability.
     #[must_use]
     #[allow(unsafe_code)] // that nobody else uses the registers, the kernel has to promise
     pub const unsafe fn new(config: C, address: Address) -> Self {
