@@ -199,7 +199,7 @@ fn show_list(args: &MutantsArgs) -> u8 {
 fn play(run: &mut Run<'_>, mutants: Vec<Mutant>, mut tell: impl FnMut(Row)) -> Result<(), Stop> {
     let (context, seconds) = (run.context, run.left());
     let (sender, rows) = mpsc::channel();
-    let played = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let lanes: Vec<_> = deal(mutants)
             .into_iter()
             .enumerate()
@@ -227,8 +227,7 @@ fn play(run: &mut Run<'_>, mutants: Vec<Mutant>, mut tell: impl FnMut(Row)) -> R
             .map(|lane| lane.join().unwrap_or_else(|_| panicked()));
         // All are waited for before the first that went wrong is told.
         ends.fold(said, Result::and)
-    });
-    played
+    })
 }
 
 /// Deals mutants to two lanes, those of a test program to one of them, and so that neither has much
