@@ -72,7 +72,9 @@ impl<C: ConfigRegionAccess> Config<C> {
 
 #[allow(unsafe_code)] // signs the contract of who reaches configuration space
 // SAFETY: 1. By the promise at `new`; of the registers in a word that is written for a part of it,
-// the others are given what they hold, or the zeros that change nothing. 2. By the same promise.
+// the others are given what they hold, or the zeros that change nothing: beside those that this
+// crate writes, there is none whose bits a write of what they hold clears but the status register.
+// 2. By the same promise.
 unsafe impl<C: ConfigRegionAccess> ConfigAccess for Config<C> {
     fn read32(&self, address: Address, register: u16) -> u32 {
         self.read(address, register)

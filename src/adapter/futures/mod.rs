@@ -29,7 +29,7 @@
 //! # Who is woken
 //!
 //! The handler wakes all tasks that wait for the queue. The first that is polled takes back all
-//! that has come, and has exactly those polled whose buffers came back; the others go to sleep again.
+//! that has come, and has those polled whose buffers came back; the others go to sleep again.
 //! That no single task is in charge is on purpose: one that was in charge and is slow, or whose
 //! future is dropped, forgotten, or kept and not polled, would keep the others asleep.
 //!

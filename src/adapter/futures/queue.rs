@@ -28,8 +28,9 @@ use crate::virtqueue::{Fault, Rejected, Virtqueue};
 /// which is not above that of whoever calls the notifier.
 ///
 /// Wakers are called when the lock is open, and may use the queue. With the lock held run: the
-/// [`Platform`], `clone` of a waker, what is given to [`look`](Self::look), and the logger of the
-/// [`log`] crate, once, when the device has broken the queue. None of these may use the queue: they
+/// [`Platform`], the methods of [`DmaBuf`] and the allocator, `clone` of a waker, what is given to
+/// [`look`](Self::look), and the logger of the [`log`] crate, once, when the device has broken the
+/// queue. None of these may use the queue: they
 /// would wait for ever. So a logger that writes through a queue, to a console say, must not wait
 /// for one whose fault it is told of: have it collect what it is told, and a task write it.
 pub struct Queue<P: Platform, B: DmaBuf> {
@@ -117,8 +118,8 @@ impl<P: Platform, B: DmaBuf> Queue<P, B> {
         self.with(|state, later| state.kick(later));
     }
 
-    /// Takes what has come back, and wakes the tasks that wait for it, and no others; how much there
-    /// was. For a loop that polls: cheaper than [`Notifier::wake`], and not for a handler.
+    /// Takes what has come back, and wakes the tasks that wait for it; how much there was. Where more
+    /// than eight come back at once, or somebody is calling wakers just now, all tasks are woken. For a loop that polls: cheaper than [`Notifier::wake`], and not for a handler.
     ///
     /// # Errors
     /// [`Fault`]: the queue is broken, and all who wait are told.
