@@ -47,7 +47,8 @@ pub(crate) struct QemuArgs {
     /// What runs the guest; auto tries KVM by booting the guest under it.
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
-    /// Runs the table of rings, features and sizes, a short check of each, instead of one run.
+    /// Runs the table of rings, features, sizes, architectures, transports and interrupts, a short
+    /// check of each, instead of one run.
     #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "suite", "vectors", "arch", "machine",
         "transport", "nic", "registers", "pci_stack", "bars",
         "pings", "tcp_mib", "datagrams", "burst", "batches", "cpus", "queue_pairs"])]

@@ -1,7 +1,7 @@
 //! The matrix: many short runs, a cell each, in as few machines as there are back ends.
 //!
 //! The cells of QEMU's own device run on this machine, one after the other; those of vhost all in
-//! one outer machine, or in one namespace of this one. A cell ends in one of four ways:
+//! one outer machine for each architecture, or in one namespace of this one. A cell ends in one of four ways:
 //!
 //! | result | what it means | exit code |
 //! |---|---|---|
