@@ -60,7 +60,8 @@ impl Registers {
     ///    are names that a [`RegisterAccess`] of the kernel's translates: then this value goes to a
     ///    transport that has that access, and never to [`Native`] or where an
     ///    [`Area`](crate::transport::pci::Area) is asked for.
-    /// 2. Nobody else uses these registers meanwhile: no second transport for the device.
+    /// 2. Nobody else uses these registers meanwhile: no second transport for the device, and no
+    ///    [`Register`] that was taken out of this value before a transport got it.
     /// 3. They are no memory that Rust code uses. A BAR holds what firmware *or the host* wrote
     ///    there: a kernel that does not trust its host refuses to map addresses that are RAM.
     /// 4. They go to whom they are meant for. A transport that asks for the registers at a physical
@@ -81,7 +82,7 @@ impl Registers {
     }
 
     /// The register at `offset`; `None` when it is not wholly inside, or not aligned.
-    pub(crate) fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
+    pub fn register<T: Word>(&self, offset: usize) -> Option<Register<T>> {
         self.place(offset).map(Register)
     }
 
@@ -124,8 +125,8 @@ impl<T> Block<T> {
 }
 
 /// The place of one device register of type `u8`, `u16` or `u32`.
-///
-/// Only a transport makes one, so a [`RegisterAccess`] may rely on it being mapped and aligned.
+/// It comes out of a [`Registers`], so a [`RegisterAccess`] may rely on it being mapped and aligned, or
+/// being a name that its own kernel made.
 pub struct Register<T>(NonNull<T>);
 
 // SAFETY: a place; an access is a single load or store, which any core may do at any time.
