@@ -125,6 +125,7 @@ impl<T> Block<T> {
 }
 
 /// The place of one device register of type `u8`, `u16` or `u32`.
+///
 /// It comes out of a [`Registers`], so a [`RegisterAccess`] may rely on it being mapped and aligned, or
 /// being a name that its own kernel made.
 pub struct Register<T>(NonNull<T>);
