@@ -77,7 +77,7 @@ fn loop_back(mut from: QueueDevice, mut to: QueueDevice) {
 /// The bytes of a frame, which say whose it is and which one.
 fn content(whose: u8, number: usize) -> [u8; 60] {
     let mut bytes = [whose; 60];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
     bytes
 }
 
