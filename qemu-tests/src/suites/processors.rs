@@ -121,12 +121,19 @@ fn refuses(cpu: usize) -> Result<(), String> {
     while !begun.load(Ordering::Acquire) && clock::now() < limit {
         core::hint::spin_loop();
     }
-    let second = run_on(cpu, || ()).map_err(|why| why.to_string())?;
+    let began = begun.load(Ordering::Acquire);
+    let second = run_on(cpu, || ());
     let third = refused(cpu);
-    let late = second.wait(Duration::from_millis(1)).is_err();
+    let late = second.map(|second| second.wait(Duration::from_millis(1)).is_err());
+    // Whatever came of it: until then the processor does nothing else.
     go.store(true, Ordering::Release);
+    if !began {
+        return Err(format!("work was not begun within {PATIENCE:?}"));
+    }
     first.wait(PATIENCE).map_err(|why| why.to_string())?;
+    let late = late.map_err(|why| why.to_string())?;
     // What was waited for in vain is done all the same.
+    let limit = clock::now() + PATIENCE;
     let free = || run_on(cpu, || ()).ok();
     let after = core::iter::from_fn(|| Some(free())).take_while(|_| clock::now() < limit);
     let after = after.flatten().next().ok_or("it takes nothing any more")?;

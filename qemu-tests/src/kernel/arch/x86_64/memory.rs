@@ -11,6 +11,8 @@ use x86_64::structures::paging::{
 };
 use x86_64::{PhysAddr, VirtAddr};
 
+use crate::kernel::smp;
+
 unsafe extern "C" {
     static mut boot_pml4: PageTable;
     static stack_guard: u8;
@@ -81,6 +83,7 @@ pub(crate) fn guard_boot_stack() {
 /// Takes the page at `address`, which the boot code mapped, out of the map. Only for as long as one
 /// processor runs: others would have to be told to forget it.
 pub(super) fn guard(address: VirtAddr) {
+    assert_eq!(smp::running(), 1, "no processor has the page in its TLB");
     let guard = Page::<Size4KiB>::containing_address(address);
     let huge = Page::<Size2MiB>::containing_address(address);
     with_tables(|tables| {
