@@ -140,6 +140,23 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Seconds after which the guest gives up the exercise with pieces, on a host that is busy.
+    pub const PIECES_SECONDS: u64 = 60;
+    /// The same of each of its two executors.
+    pub const AWAITED_SECONDS: u64 = 30;
+    /// The same of each part of the exercise with queue pairs: the command, the traffic, and the
+    /// other processor's end.
+    pub const PAIRS_SECONDS: u64 = 60;
+
+    /// Seconds that the exercises which are asked for take at most, each of which ends by itself.
+    #[must_use]
+    pub const fn exercise_seconds(&self) -> u64 {
+        let pieces = Self::PIECES_SECONDS * (self.pieces > 0) as u64;
+        let awaited = 2 * Self::AWAITED_SECONDS * (self.awaited > 0) as u64;
+        let pairs = 3 * Self::PAIRS_SECONDS * (self.pairs > 0) as u64;
+        pieces + awaited + pairs
+    }
+
     /// Reads a command line; a word that is not understood is an error that names it.
     ///
     /// # Errors
@@ -417,9 +434,11 @@ pub struct PairCounters {
     pub damaged: u32,
     /// Echo replies that another pair's queue received.
     pub astray: u64,
-    /// Interrupts of the pair's queues on its processor.
+    /// Interrupts of the pair's receive queue on its processor.
     pub interrupts: u64,
-    /// Interrupts of the pair's queues on another processor.
+    /// Interrupts of the pair's transmit queue on its processor, which asks for none.
+    pub transmit_interrupts: u64,
+    /// Interrupts of either queue on another processor.
     pub interrupts_elsewhere: u64,
     /// Buffers that the device used in the receive queue.
     pub receive_used: u64,
@@ -669,6 +688,23 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exercises_that_are_not_asked_for_take_no_time() {
+        let none = Options {
+            pieces: 0,
+            awaited: 0,
+            pairs: 0,
+            ..Options::default()
+        };
+        assert_eq!(none.exercise_seconds(), 0);
+        let pairs = Options {
+            pairs: 1,
+            ..none.clone()
+        };
+        let seconds = [pairs, Options::default()].map(|options| options.exercise_seconds());
+        assert_eq!(seconds, [180, 120]);
+    }
 
     #[test]
     fn options_survive_the_command_line() {

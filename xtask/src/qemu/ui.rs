@@ -369,7 +369,7 @@ fn write_human(report: &Report, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "processor {} {} pings over a queue pair of its own, {} answered there and {} by the \
-             other pair; {} interrupts here, {} elsewhere",
+             other pair; {} interrupts by answers here, {} elsewhere",
             pair.cpu,
             pair.sent,
             pair.received,

@@ -42,7 +42,7 @@ const LEGACY_HEADER: usize = 10;
 const RECEIVE: [usize; PIECES - 1] = [14, 500, 1000];
 
 /// How long it may take, on a host that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(Options::PIECES_SECONDS);
 
 /// Times that each queue is reset.
 const RESETS: u32 = 2;

@@ -37,7 +37,7 @@ const HERE: &str = "qemu-tests/src/suites/net/awaited";
 const HEADER: usize = 12;
 
 /// How long it may take on a host that is busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(Options::AWAITED_SECONDS);
 
 /// Fewer packets do not come to what there is to try.
 const LEAST: u32 = 64;

@@ -132,9 +132,12 @@ fn interrupt_each(
     alarms: &[Arc<Alarm>; PAIRS],
 ) -> Result<(), String> {
     for (cpu, alarm) in alarms.iter().enumerate() {
-        for entry in [2 * cpu as u16, 2 * cpu as u16 + 1] {
-            let alarm = alarm.clone();
-            let vector = interrupts::allocate(move || alarm.ring(cpu));
+        let (receives, transmits) = (alarm.clone(), alarm.clone());
+        let vectors = [
+            interrupts::allocate(move || receives.receive(cpu)),
+            interrupts::allocate(move || transmits.transmit(cpu)),
+        ];
+        for (entry, vector) in (2 * cpu as u16..).zip(vectors) {
             let vector = vector.ok_or("the kernel has no interrupt vector left")?;
             let message = smp::message_on(cpu, vector);
             let message = message.ok_or_else(|| format!("no message reaches processor {cpu}"))?;
@@ -287,7 +290,7 @@ fn exchange(card: Card, config: &Config, wanted: u16) -> Result<After, String> {
     let there = run_on(1, move || second.run()).map_err(|why| why.to_string())?;
     let here = first.run();
     // It waits for the first one, and gives up by itself.
-    let there = there.wait(2 * PATIENCE).map_err(|why| why.to_string())?;
+    let there = there.wait(PATIENCE).map_err(|why| why.to_string())?;
     Ok(After {
         live,
         max_pairs,

@@ -47,7 +47,7 @@ const RULES: [(&str, &str, Rule); 6] = [
     ),
     (
         "pairs_interrupts_find_their_processor",
-        "each queue interrupts its own processor, and no other",
+        "each receive queue interrupts its own processor, and no queue another one",
         |pair, _| pair.interrupts > 0 && pair.interrupts_elsewhere == 0,
     ),
     (
@@ -135,7 +135,8 @@ fn counters(worker: &Worker, tally: &Tally) -> PairCounters {
         received: tally.received,
         damaged: tally.damaged,
         astray: worker.shared.astray(worker.cpu),
-        interrupts: worker.alarm.here.load(Ordering::Relaxed),
+        interrupts: worker.alarm.receive.load(Ordering::Relaxed),
+        transmit_interrupts: worker.alarm.transmit.load(Ordering::Relaxed),
         interrupts_elsewhere: worker.alarm.elsewhere.load(Ordering::Relaxed),
         receive_used: received.completed,
         transmit_used: sent.completed,

@@ -17,6 +17,7 @@ use core::time::Duration;
 use smoltcp::wire::{EthernetAddress, Ipv4Address};
 use vring::buffer::{Readable, Writable};
 use vring::virtqueue::Virtqueue;
+use vring_protocol::Options;
 
 use super::PAIRS;
 use super::frames::{self, Echo, HEADER, RECEIVE, Seen, Station};
@@ -31,12 +32,15 @@ pub(super) type Tx = Virtqueue<Identity, Readable<Box<[u8]>>>;
 /// Pings on their way at a time.
 const WINDOW: u32 = 32;
 
-/// How long everything together may take, on a host that is busy.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long each part may take, on a host that is busy.
+pub(super) const PATIENCE: Duration = Duration::from_secs(Options::PAIRS_SECONDS);
 
 /// How long a probe may take before the next one goes out, and a halt before it is looked again.
 const PROBE_TIME: Duration = Duration::from_millis(200);
 const NAP: Duration = Duration::from_millis(20);
+
+/// How long after a frame its interrupt may come, on a host that is busy.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Identifiers of echo requests, to which the processor's number is added.
 const PROBE: u16 = 0x7600;
@@ -45,25 +49,34 @@ const COUNTED: u16 = 0x7700;
 /// The interrupts of one queue pair.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    /// Those that arrived where they were sent.
-    pub(super) here: AtomicU64,
-    /// Those that arrived on another processor.
+    /// Those of the receive queue that arrived where they were sent.
+    pub(super) receive: AtomicU64,
+    /// Those of the transmit queue that arrived where they were sent.
+    pub(super) transmit: AtomicU64,
+    /// Those of either that arrived on another processor.
     pub(super) elsewhere: AtomicU64,
 }
 
 impl Alarm {
-    /// Called by the handler.
-    pub(super) fn ring(&self, cpu: usize) {
-        let count = if smp::index() == cpu {
-            &self.here
-        } else {
-            &self.elsewhere
-        };
+    /// Called by the handler of the receive queue's vector.
+    pub(super) fn receive(&self, cpu: usize) {
+        self.count(&self.receive, cpu);
+    }
+
+    /// Called by the handler of the transmit queue's vector.
+    pub(super) fn transmit(&self, cpu: usize) {
+        self.count(&self.transmit, cpu);
+    }
+
+    fn count(&self, here: &AtomicU64, cpu: usize) {
+        let found = smp::index() == cpu;
+        let count = if found { here } else { &self.elsewhere };
         count.fetch_add(1, Ordering::Release);
     }
 
-    fn count(&self) -> u64 {
-        self.here.load(Ordering::Acquire)
+    /// Those that a halt waits for.
+    fn received(&self) -> u64 {
+        self.receive.load(Ordering::Acquire)
     }
 }
 
@@ -243,7 +256,7 @@ impl Work {
             }
             self.own.tx.kick();
             if !self.turn()? {
-                self.sleep(NAP);
+                self.nap()?;
             }
         }
     }
@@ -254,7 +267,7 @@ impl Work {
         while !done(self) || self.own.tx.outstanding() > 0 {
             self.in_time("the others, or the last frames")?;
             if !self.turn()? {
-                self.sleep(NAP);
+                self.nap()?;
             }
         }
         Ok(())
@@ -270,20 +283,30 @@ impl Work {
         let until = clock::now() + time;
         while !ready(self) && clock::now() < until {
             if !self.turn()? {
-                self.sleep(NAP);
+                self.nap()?;
             }
         }
         Ok(())
     }
 
-    /// Halts until the receive queue interrupts, unless something came meanwhile.
-    fn sleep(&mut self, time: Duration) {
+    /// Halts until the receive queue interrupts, or until it is time to look at what the others do,
+    /// unless something came meanwhile. A frame that the interrupt does not tell of is an error.
+    fn nap(&mut self) -> Result<(), String> {
         let Worker { rx, alarm, .. } = &mut self.own;
-        let seen = alarm.count();
+        let seen = alarm.received();
+        let interrupted = || alarm.received() != seen;
         if !rx.arm() {
-            idle::wait(clock::now() + time, || alarm.count() != seen);
+            idle::wait(clock::now() + NAP, interrupted);
+            if !interrupted() && rx.arm() {
+                // It came as the nap ended, and its interrupt may be on the way.
+                idle::wait(clock::now() + LATE, interrupted);
+                if !interrupted() {
+                    return Err(format!("a frame waits {LATE:?} without an interrupt"));
+                }
+            }
         }
         rx.disarm();
+        Ok(())
     }
 
     /// Takes what has come, and what has gone out. Whether there was any of the first.
