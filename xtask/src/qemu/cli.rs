@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 use vring_protocol::Transport;
 
 use super::arch::Arch;
-use super::attach::{self, Bars, PciStack, Registers};
+use super::attach::{self, Attach, Bars, PciStack, Registers};
 use super::features::{Ring, Steer};
 use super::stop::Stop;
+
+/// The smallest queue that the interrupts suite does with.
+const EXERCISE_QUEUE: u16 = 16;
 
 /// Boots the guest in QEMU against a real host path, and proves which one ran.
 ///
@@ -78,9 +81,10 @@ pub(crate) struct QemuArgs {
     /// line, intx. On riscv64 msix also chooses the interrupt controller that takes messages.
     #[arg(long, value_enum)]
     pub(crate) interrupts: Option<Interrupts>,
-    /// What the guest does. The interrupts suite tries them one property after the other, and its
-    /// traffic is its own: two cards share a line, the link goes down and up, interrupts are late,
-    /// held back and nobody's; at the end the ways to wait are measured.
+    /// What the guest does. The interrupts suite tries them one property after the other: two cards
+    /// share a line, the link goes down and up, interrupts are late, held back and nobody's; at the
+    /// end the ways to wait are measured. Its traffic is its own: --pings, --tcp-mib, --datagrams and
+    /// --burst are not for it.
     #[arg(long, value_enum, default_value_t = Suite::Net)]
     pub(crate) suite: Suite,
     /// Vectors of the card's MSI-X table; 0 leaves the table out. QEMU's choice otherwise.
@@ -157,10 +161,9 @@ impl QemuArgs {
     ///
     /// # Errors
     /// [`Stop::Usage`].
-    pub(crate) fn check_suite(&self) -> Result<(), Stop> {
-        let usual = self.transport.is_none_or(|one| one == Transport::PciModern)
-            && self.machine != Some(Machine::Microvm)
-            && (self.registers, self.pci_stack, self.bars)
+    pub(crate) fn check_suite(&self, attach: &Attach) -> Result<(), Stop> {
+        let usual = attach.transport == Transport::PciModern
+            && (attach.registers, attach.pci_stack, attach.bars)
                 == (Registers::Plain, PciStack::Crate, Bars::Firmware);
         if self.suite == Suite::Interrupts && !usual {
             return Err(Stop::Usage(
@@ -169,15 +172,27 @@ impl QemuArgs {
                     .into(),
             ));
         }
-        if self.vectors.is_some() && self.transport.is_some_and(|one| !one.is_pci()) {
+        if self.vectors.is_some() && !attach.transport.is_pci() {
             return Err(Stop::Usage(
                 "--vectors: a device over MMIO has no table of messages: leave it out".into(),
             ));
         }
-        if self.suite == Suite::Interrupts && self.interrupts == Some(Interrupts::Poll) {
+        if self.suite == Suite::Interrupts && attach.interrupts == Interrupts::Poll {
             return Err(Stop::Usage(
                 "--suite interrupts --interrupts poll: it tries interrupts, msix or intx".into(),
             ));
+        }
+        if self.suite == Suite::Interrupts && self.batches > 0 {
+            return Err(Stop::Usage(
+                "--batches: the net suite sends them: leave it out, or --suite net".into(),
+            ));
+        }
+        if self.suite == Suite::Interrupts && self.queue_size < EXERCISE_QUEUE {
+            return Err(Stop::Usage(format!(
+                "--suite interrupts --queue-size {}: it asks several questions at a time: \
+                 {EXERCISE_QUEUE} or more",
+                self.queue_size
+            )));
         }
         Ok(())
     }
@@ -186,7 +201,7 @@ impl QemuArgs {
     ///
     /// # Errors
     /// [`Stop::Usage`] for what the guest cannot do, and [`Stop::Missing`] for what QEMU cannot offer.
-    pub(crate) fn lanes(&self) -> Result<Lanes, Stop> {
+    pub(crate) fn lanes(&self, attach: &Attach) -> Result<Lanes, Stop> {
         let pairs = self.queue_pairs;
         let cpus = self.cpus.unwrap_or(pairs);
         if cpus > 1 && self.arch != Arch::X86_64 {
@@ -195,20 +210,30 @@ impl QemuArgs {
                 self.arch.name()
             )));
         }
+        if cpus > 1 && attach.machine == Machine::Microvm {
+            return Err(Stop::Usage(format!(
+                "--cpus {cpus}: the guest finds a second processor by ACPI, which microvm runs \
+                 without: --machine q35 or pc"
+            )));
+        }
         if pairs > 1 && (self.suite != Suite::Net || self.vectors.is_some()) {
             return Err(Stop::Usage(format!(
                 "--queue-pairs {pairs}: the net suite drives them, and with a vector for each queue: \
                  not with --suite interrupts or --vectors"
             )));
         }
-        let usual = self.transport.is_none_or(|one| one == Transport::PciModern)
-            && self.machine != Some(Machine::Microvm);
-        if pairs > 1 && !usual {
+        if cpus > 1 && self.suite == Suite::Interrupts {
+            return Err(Stop::Usage(format!(
+                "--suite interrupts --cpus {cpus}: it counts the halts of one processor: leave \
+                 --cpus out"
+            )));
+        }
+        if pairs > 1 && attach.transport != Transport::PciModern {
             return Err(Stop::Usage(format!(
                 "--queue-pairs {pairs}: the guest drives them by --transport pci-modern only"
             )));
         }
-        let interrupts = self.interrupts.unwrap_or(Interrupts::Msix);
+        let interrupts = attach.interrupts;
         if pairs > 1 && interrupts != Interrupts::Msix {
             return Err(Stop::Usage(format!(
                 "--queue-pairs {pairs} --interrupts {}: each queue interrupts its own processor, which \
@@ -347,6 +372,13 @@ mod tests {
         qemu: QemuArgs,
     }
 
+    fn parse(words: &str) -> (QemuArgs, Attach) {
+        let words = ["qemu"].into_iter().chain(words.split_ascii_whitespace());
+        let args = Cli::try_parse_from(words).unwrap().qemu;
+        let attach = Attach::new(&args).unwrap();
+        (args, attach)
+    }
+
     fn steer(words: &str) -> Result<Steer, Stop> {
         let words = ["qemu"].into_iter().chain(words.split(' '));
         Cli::try_parse_from(words).unwrap().qemu.steer()
@@ -355,8 +387,8 @@ mod tests {
     #[test]
     fn a_second_queue_pair_is_refused_where_there_is_none() {
         let lanes = |words: &str| {
-            let words = ["qemu"].into_iter().chain(words.split_ascii_whitespace());
-            Cli::try_parse_from(words).unwrap().qemu.lanes()
+            let (args, attach) = parse(words);
+            args.lanes(&attach)
         };
         for (words, cpus, pairs) in [
             ("", 1, 1),
@@ -364,6 +396,8 @@ mod tests {
             ("--queue-pairs 2", 2, 2),
             ("--queue-pairs 2 --cpus 1 --vhost nested", 1, 2),
             ("--arch riscv64", 1, 1),
+            ("--machine microvm", 1, 1),
+            ("--machine pc --cpus 2", 2, 1),
         ] {
             assert_eq!(lanes(words).unwrap(), Lanes { cpus, pairs }, "{words}");
         }
@@ -381,8 +415,43 @@ mod tests {
             "--queue-pairs 2 --suite interrupts",
             "--queue-pairs 2 --vectors 3",
             "--queue-pairs 2 --transport mmio",
+            "--queue-pairs 2 --machine microvm",
+            "--queue-pairs 2 --transport pci-legacy",
+            "--cpus 2 --machine microvm",
+            "--cpus 2 --transport mmio",
+            "--cpus 2 --suite interrupts",
         ] {
             let refused = lanes(words);
+            assert!(
+                matches!(refused, Err(Stop::Usage(_))),
+                "{words}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_suite_does_not_do_is_refused_and_not_left_out() {
+        let check = |words: &str| {
+            let (args, attach) = parse(words);
+            args.check_suite(&attach)
+        };
+        for words in [
+            "--vectors 2",
+            "--batches 64 --queue-size 2",
+            "--suite interrupts --vhost off --vectors 2",
+            "--suite interrupts --vhost off --queue-size 16",
+        ] {
+            assert!(check(words).is_ok(), "{words}");
+        }
+        for words in [
+            "--vectors 2 --transport mmio",
+            "--vectors 2 --machine microvm",
+            "--suite interrupts --vhost off --machine microvm",
+            "--suite interrupts --vhost off --interrupts poll",
+            "--suite interrupts --vhost off --batches 64",
+            "--suite interrupts --vhost off --queue-size 8",
+        ] {
+            let refused = check(words);
             assert!(
                 matches!(refused, Err(Stop::Usage(_))),
                 "{words}: {refused:?}"

@@ -128,6 +128,8 @@ pub(crate) struct Job {
     pub(crate) dir: PathBuf,
     /// Until the guest is ready.
     pub(crate) boot_seconds: u64,
+    /// What the guest's exercises may take after its services, each of which ends by itself.
+    pub(crate) exercise_seconds: u64,
     /// Until everything is over.
     pub(crate) total_seconds: u64,
 }

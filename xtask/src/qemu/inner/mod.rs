@@ -40,7 +40,7 @@ pub(crate) const QMP_LOG: &str = "qmp.log";
 
 /// How long QEMU may take to answer anything.
 const QMP_SECONDS: u64 = 30;
-/// How long the guest may take to end after its goodbye.
+/// How long the guest may take to end after its goodbye, beside its exercises.
 const END_SECONDS: u64 = 90;
 
 /// A run under way.
@@ -282,7 +282,7 @@ impl Run<'_> {
         live.dump_rings(&self.findings, "end", limit)?;
         let endpoints = live.endpoints(self.job, limit)?;
         super::peer::stream::finish(endpoints.control, self.deadline.within(END_SECONDS))?;
-        self.grant_until_done(live, serial, END_SECONDS)
+        self.grant_until_done(live, serial, END_SECONDS + self.job.exercise_seconds)
     }
 
     fn versions(&mut self) {

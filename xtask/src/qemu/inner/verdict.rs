@@ -17,7 +17,7 @@ use crate::qemu::limits::Deadline;
 use crate::qemu::proof::{steps, strace};
 use crate::qemu::report::{
     Addresses, Batch, Counters, Device, Failure, Features, Findings, InterruptCounts, Pairs,
-    Pieces, Ping, Queue, Registers, Skipped, StepStatus, Waiting,
+    Pieces, Ping, Queue, Registers, Skipped, StepStatus, Tests, Waiting,
 };
 use crate::qemu::stop::Stop;
 
@@ -163,6 +163,7 @@ pub(super) fn judge(
         failures.extend(registers(job, findings));
         failures.extend(wish::sizes(job, findings));
         failures.extend(awaited::judge(job, findings));
+        failures.extend(processors(job, &findings.tests));
         failures.extend(lanes(job, findings));
         steps_taken(&mut failures, findings);
     } else if job.suite == Suite::Net {
@@ -183,6 +184,21 @@ pub(super) fn judge(
     }
     findings.failures.extend(failures);
     findings.judged = true;
+}
+
+/// Whether the second processor that was asked for worked. A guest that does not find it does not
+/// miss it.
+fn processors(job: &Job, tests: &Tests) -> Option<Failure> {
+    const WORKED: &str = "processor_works";
+    let worked = tests.passed.iter().any(|name| name == WORKED);
+    (job.cpus > 1 && !worked).then(|| {
+        Failure::new(
+            "processors",
+            format!("{} at work: the guest's test {WORKED} passes", job.cpus),
+            "it did not run, or failed",
+            "the serial log says how many the firmware describes",
+        )
+    })
 }
 
 /// Whether each processor that was asked for drove a queue pair.

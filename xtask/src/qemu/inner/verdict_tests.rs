@@ -6,7 +6,7 @@ use super::*;
 use crate::qemu::arch::Arch;
 use crate::qemu::features::Steer;
 use crate::qemu::job::{Load, Tool};
-use crate::qemu::report::{Both, Flow};
+use crate::qemu::report::{Both, Flow, Tests};
 use vring_protocol::PairCounters;
 
 pub(crate) fn job() -> Job {
@@ -43,6 +43,7 @@ pub(crate) fn job() -> Job {
         brief: false,
         dir: "nowhere".into(),
         boot_seconds: 1,
+        exercise_seconds: 0,
         total_seconds: 1,
     }
 }
@@ -290,6 +291,18 @@ fn every_processor_that_was_asked_for_drives_a_queue_pair() {
     let one = Job { cpus: 1, ..two };
     assert!(lanes(&one, &Findings::default()).is_none());
     assert!(lanes(&job(), &Findings::default()).is_none());
+}
+
+#[test]
+fn a_second_processor_that_did_not_work_is_a_failure() {
+    let tests = |names: &[&str]| Tests {
+        passed: names.iter().map(|name| (*name).into()).collect(),
+        ..Tests::default()
+    };
+    let (one, two) = (job(), Job { cpus: 2, ..job() });
+    assert!(processors(&one, &tests(&["boot_processors"])).is_none());
+    assert!(processors(&two, &tests(&["boot_processors"])).is_some());
+    assert!(processors(&two, &tests(&["boot_processors", "processor_works"])).is_none());
 }
 
 #[test]

@@ -153,8 +153,8 @@ fn run_phases(
     let mut steer = args.steer()?;
     let attach = Attach::new(args)?;
     attach.check_steer(&mut steer, args.queue_size)?;
-    args.check_suite()?;
-    let lanes = args.lanes()?;
+    args.check_suite(&attach)?;
+    let lanes = args.lanes(&attach)?;
     report.arch = args.arch.name().into();
     report.machine = attach.machine.name().into();
 
@@ -340,6 +340,7 @@ impl Site {
             brief: false,
             dir: dir.into(),
             boot_seconds: BOOT_SECONDS,
+            exercise_seconds: options.exercise_seconds(),
             total_seconds: 0,
         }
     }

@@ -120,7 +120,6 @@ fn fill(
     cells: &[Cell],
     table: &mut Table<'_>,
 ) -> Result<(), Stop> {
-    let limit = Deadline::seconds(args.time_limit());
     phases.next(report, "probe");
     look_for_guest(args)?;
     let runs = || cells.iter().filter(|cell| cell.fact.is_none());
@@ -206,6 +205,8 @@ fn fill(
     }
     // What boots a Linux comes last.
     sites.sort_by_key(|(site, ..)| site.mode != Mode::Off);
+    // Fetching and building are not the cells'.
+    let limit = Deadline::seconds(args.time_limit());
     for (site, back_end, too_old) in sites {
         let mut jobs = Vec::new();
         let own = |cell: &&Cell| cell.back_end == back_end && cell.attach.arch == site.arch;
