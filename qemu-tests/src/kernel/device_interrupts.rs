@@ -144,6 +144,8 @@ pub(crate) enum InterruptError {
     },
     /// The transport has no interrupt status, or somebody has it already.
     NoStatus,
+    /// Nothing keeps the device's interrupts back: it is none of PCI, or it has none.
+    NotHeld,
 }
 
 impl fmt::Display for InterruptError {
@@ -161,6 +163,9 @@ impl fmt::Display for InterruptError {
             Self::NoLine => f.write_str("the device has no interrupt line"),
             Self::Unrouted { line } => write!(f, "no interrupt controller has line {line}"),
             Self::NoStatus => f.write_str("the transport has no interrupt status to read"),
+            Self::NotHeld => f.write_str(
+                "no interrupts to hold back: it takes interrupts=msix, or a line of a PCI function",
+            ),
         }
     }
 }
@@ -365,7 +370,7 @@ impl DeviceInterrupts {
                 let disable = if held { INTX_DISABLE } else { 0 };
                 machine.pci.write16(address, COMMAND, others | disable);
             }
-            _ => {}
+            (Mode::Line(_), None) | (Mode::Poll, _) => return Err(InterruptError::NotHeld),
         }
         Ok(())
     }

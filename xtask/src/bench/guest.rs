@@ -73,7 +73,9 @@ pub(super) fn measure(
             .out
             .join("guest")
             .join(path.words.join("").replace("--", "-"));
-        let report = xtask_qemu(bench, run, path.words, &out)?;
+        let packets = if bench.is_quick() { "512" } else { "4096" };
+        let words = [path.words, &["--batches", packets], &SHORT].concat();
+        let report = xtask_qemu(bench, run, &words, &out)?;
         if report.exit_code == EXIT_MISSING {
             let skipped = report.findings.skipped.first();
             let why =
@@ -181,11 +183,9 @@ fn xtask_qemu(
     out: &Path,
 ) -> Result<Report, Stop> {
     let myself = std::env::current_exe().context("cannot find this program")?;
-    let packets = if bench.is_quick() { "512" } else { "4096" };
-    let cmd = Cmd::new(myself, ["qemu", "--batches", packets, "--quiet", "--out"])
+    let cmd = Cmd::new(myself, ["qemu", "--quiet", "--out"])
         .args([out])
         .args(words)
-        .args(SHORT)
         .args(bench.may_install().then_some("--yes"));
     let workspace = run.context.workspace.clone();
     if run.command_within(&cmd, &workspace, SECONDS)?.is_none() {

@@ -12,8 +12,16 @@ use super::attach::{self, Attach, Bars, PciStack, Registers};
 use super::features::{Ring, Steer};
 use super::stop::Stop;
 
-/// The smallest queue that the interrupts suite does with.
-const EXERCISE_QUEUE: u16 = 16;
+/// The net suite's traffic, unless it is said.
+const PINGS: u32 = 100;
+/// See [`PINGS`].
+const TCP_MIB: u64 = 8;
+/// See [`PINGS`].
+const DATAGRAMS: u32 = 70_000;
+/// See [`PINGS`].
+const BURST: u32 = 20_000;
+/// See [`PINGS`].
+const BATCHES: u32 = 0;
 
 /// Boots the guest in QEMU against a real host path, and proves which one ran.
 ///
@@ -81,30 +89,30 @@ pub(crate) struct QemuArgs {
     /// line, intx. On riscv64 msix also chooses the interrupt controller that takes messages.
     #[arg(long, value_enum)]
     pub(crate) interrupts: Option<Interrupts>,
-    /// What the guest does. The interrupts suite tries them one property after the other: two cards
-    /// share a line, the link goes down and up, interrupts are late, held back and nobody's; at the
-    /// end the ways to wait are measured. Its traffic is its own: --pings, --tcp-mib, --datagrams and
-    /// --burst are not for it.
+    /// What the guest does. The interrupts suite tries them one property after the other, and its
+    /// traffic is its own: two cards share a line, the link goes down and up, interrupts are late,
+    /// held back and nobody's; at the end the ways to wait are measured. It takes `--vhost off`, as
+    /// only QEMU's user-mode network answers late enough.
     #[arg(long, value_enum, default_value_t = Suite::Net)]
     pub(crate) suite: Suite,
     /// Vectors of the card's MSI-X table; 0 leaves the table out. QEMU's choice otherwise.
     #[arg(long)]
     pub(crate) vectors: Option<u16>,
     /// Pings each way.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    #[arg(long, default_value_t = PINGS, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) pings: u32,
     /// MiB of TCP each way.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(long, default_value_t = TCP_MIB, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub(crate) tcp_mib: u64,
     /// Paced UDP datagrams each way; 70000 wrap both available indices.
-    #[arg(long, default_value_t = 70_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, default_value_t = DATAGRAMS, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) datagrams: u32,
     /// Unpaced UDP datagrams each way.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, default_value_t = BURST, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) burst: u32,
     /// Packets that the guest sends at the end in batches of 1 and of 64, counting doorbell stores,
     /// interrupts and register accesses.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, default_value_t = BATCHES, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) batches: u32,
     /// Processors of the guest. Those beside the first are checked, and the second drives a queue pair
     /// of its own with `--queue-pairs 2`.
@@ -182,16 +190,24 @@ impl QemuArgs {
                 "--suite interrupts --interrupts poll: it tries interrupts, msix or intx".into(),
             ));
         }
-        if self.suite == Suite::Interrupts && self.batches > 0 {
+        if self.suite == Suite::Interrupts && self.vhost != VhostMode::Off {
             return Err(Stop::Usage(
-                "--batches: the net suite sends them: leave it out, or --suite net".into(),
+                "--suite interrupts: its answers have to come late, as those of QEMU's user-mode \
+                 network are made to: add --vhost off"
+                    .into(),
             ));
         }
-        if self.suite == Suite::Interrupts && self.queue_size < EXERCISE_QUEUE {
+        let traffic = [
+            ("--pings", self.pings != PINGS),
+            ("--tcp-mib", self.tcp_mib != TCP_MIB),
+            ("--datagrams", self.datagrams != DATAGRAMS),
+            ("--burst", self.burst != BURST),
+            ("--batches", self.batches != BATCHES),
+        ];
+        let said = traffic.iter().find(|(_, said)| *said);
+        if let (Suite::Interrupts, Some((option, _))) = (self.suite, said) {
             return Err(Stop::Usage(format!(
-                "--suite interrupts --queue-size {}: it asks several questions at a time: \
-                 {EXERCISE_QUEUE} or more",
-                self.queue_size
+                "--suite interrupts {option}: its traffic is its own: leave it out"
             )));
         }
         Ok(())
@@ -439,7 +455,7 @@ mod tests {
             "--vectors 2",
             "--batches 64 --queue-size 2",
             "--suite interrupts --vhost off --vectors 2",
-            "--suite interrupts --vhost off --queue-size 16",
+            "--suite interrupts --vhost off --queue-size 2",
         ] {
             assert!(check(words).is_ok(), "{words}");
         }
@@ -449,13 +465,41 @@ mod tests {
             "--suite interrupts --vhost off --machine microvm",
             "--suite interrupts --vhost off --interrupts poll",
             "--suite interrupts --vhost off --batches 64",
-            "--suite interrupts --vhost off --queue-size 8",
         ] {
             let refused = check(words);
             assert!(
                 matches!(refused, Err(Stop::Usage(_))),
                 "{words}: {refused:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_interrupts_suite_is_refused_what_it_does_not_do() {
+        let check = |words: &str| {
+            let all = ["qemu", "--suite", "interrupts"].into_iter();
+            let all = all.chain(words.split_ascii_whitespace());
+            let args = Cli::try_parse_from(all).unwrap().qemu;
+            args.check_suite(&Attach::new(&args)?)
+        };
+        for words in ["--vhost off", "--vhost off --queue-size 2 --vectors 4"] {
+            check(words).unwrap();
+        }
+        for (words, told) in [
+            ("", "--vhost off"),
+            ("--vhost native", "--vhost off"),
+            ("--vhost nested", "--vhost off"),
+            ("--vhost off --interrupts poll", "msix or intx"),
+            ("--vhost off --pings 1", "--pings"),
+            ("--vhost off --tcp-mib 1", "--tcp-mib"),
+            ("--vhost off --datagrams 1", "--datagrams"),
+            ("--vhost off --burst 1", "--burst"),
+            ("--vhost off --batches 64", "--batches"),
+        ] {
+            match check(words) {
+                Err(Stop::Usage(why)) => assert!(why.contains(told), "{words}: {why}"),
+                other => panic!("{words}: {other:?}"),
+            }
         }
     }
 

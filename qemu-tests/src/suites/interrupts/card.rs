@@ -155,7 +155,25 @@ impl Card {
         self.driver.rx().disarm();
     }
 
-    /// Sleeps until so many answers have come: poll, arm, look again, halt.
+    /// Asks for an interrupt with no answer under way. A frame of somebody else's that is there is
+    /// taken, and it is asked again.
+    pub(super) fn arm_at_rest(&mut self) -> Result<(), String> {
+        let until = clock::now() + PATIENCE;
+        while clock::now() < until {
+            self.interrupts.take();
+            if !self.arm() {
+                return Ok(());
+            }
+            self.disarm();
+            if self.poll()? > 0 {
+                return Err("an answer before the question".to_string());
+            }
+        }
+        Err(format!("frames that nobody asked for, for {PATIENCE:?}"))
+    }
+
+    /// Sleeps until so many answers have come: poll, arm, look again, halt. What ends the sleep is an
+    /// interrupt: an answer that comes without one is an error, however soon a look would find it.
     pub(super) fn sleep_for(&mut self, answers: u32) -> Result<(), String> {
         let until = clock::now() + PATIENCE;
         let mut seen = 0;
@@ -169,10 +187,22 @@ impl Card {
                 return Err(format!("{seen} of {answers} answers in {PATIENCE:?}"));
             }
             if !self.arm() {
-                self.interrupts.wait(until);
+                self.sleep(until)?;
             }
             self.disarm();
         }
+    }
+
+    /// Halts until there is an interrupt, which has to come.
+    pub(super) fn sleep(&mut self, until: Duration) -> Result<(), String> {
+        self.interrupts.wait(until);
+        if self.interrupts.take() {
+            return Ok(());
+        }
+        let missed = self.poll()?;
+        Err(format!(
+            "no interrupt by the deadline, {PATIENCE:?} at most; a look then found {missed} answers"
+        ))
     }
 
     /// Takes so many answers without a thought of interrupts.
@@ -202,12 +232,16 @@ impl Card {
 
     /// Has a conversation, and waits until the device has nothing left to tell: of the first frame that
     /// is out it tells whatever the event index says, and of the last answer perhaps when it is taken
-    /// already.
+    /// already. Frames that nobody asked for are taken, too.
     pub(super) fn settle(&mut self) -> Result<(), String> {
         self.ask(1)?;
         self.spin_for(1)?;
         self.disarm();
         pause(Duration::from_millis(20));
+        let answers = self.poll()?;
+        if answers > 0 {
+            return Err(format!("{answers} answers too many"));
+        }
         let reclaimed = self.driver.tx().reclaim(drop);
         reclaimed.map(drop).map_err(|fault| fault.to_string())
     }

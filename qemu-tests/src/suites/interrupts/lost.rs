@@ -21,7 +21,7 @@ const ROUNDS: u32 = 100;
 /// Runs the exercises.
 pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
     type Exercise = fn(&Bench<'_>, Card) -> Result<String, String>;
-    let exercises: [(&str, Exercise, &str); 6] = [
+    let exercises: [(&str, Exercise, &str); 5] = [
         (
             "interrupt_or_arm_tells_of_every_answer",
             race,
@@ -36,11 +36,6 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
             "interrupt_held_back_is_not_lost",
             held,
             "none while held, one afterwards, and the answer is there",
-        ),
-        (
-            "bug_class_73_spurious_interrupts_are_counted",
-            spurious,
-            "taken, counted as nobody's or as without work, and traffic goes on",
         ),
         (
             "bug_class_73_an_interrupt_after_its_work",
@@ -60,16 +55,26 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
         });
         judge(report, check, outcome, must, HERE);
     }
+    let check = "bug_class_73_spurious_interrupts_are_counted";
+    let outcome = bench.first().and_then(spurious).transpose();
+    match outcome {
+        Some(outcome) => {
+            let must = "taken, counted as nobody's or as without work, and traffic goes on";
+            judge(report, check, outcome, must, HERE);
+        }
+        None => log::warn!("{check}: left out: no software raises a line of this controller"),
+    }
 }
 
 /// Arms at ever another moment after the question. Every sixteenth time it is so late that the
-/// answer has come.
+/// answer has come, and as much later the next time as a host that is busy needs.
 fn race(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let (mut raced_in, mut interrupted, mut late) = (0, 0, 0);
+    let mut long = Duration::from_millis(30);
     for round in 0..ROUNDS {
         card.ask(1)?;
         pause(match round % 16 {
-            15 => Duration::from_millis(30),
+            15 => long,
             short => Duration::from_micros(u64::from(short) * 40),
         });
         let until = clock::now() + PATIENCE;
@@ -87,7 +92,12 @@ fn race(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
             card.disarm();
             match (card.poll()?, told) {
                 (1, true) => raced_in += 1,
-                (1, false) => interrupted += 1,
+                (1, false) => {
+                    interrupted += 1;
+                    if round % 16 == 15 {
+                        long = PATIENCE.min(long * 4);
+                    }
+                }
                 // Of the last answer, which was taken between the two things that the device does.
                 (0, false) => {
                     late += 1;
@@ -113,11 +123,8 @@ fn race(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
 
 /// The interrupt is pending when the processor halts with interrupts masked.
 fn masked(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
-    for round in 0..ROUNDS / 10 {
-        card.interrupts.take();
-        if card.arm() {
-            return Err(format!("an answer before the question, in round {round}"));
-        }
+    for _ in 0..ROUNDS / 10 {
+        card.arm_at_rest()?;
         let before = card.interrupts.queue_count();
         cpu::disable_interrupts();
         let asked = card.ask(1);
@@ -149,11 +156,8 @@ fn held(bench: &Bench<'_>, mut card: Card) -> Result<String, String> {
         let done = card.interrupts.hold(bench.machine, held);
         done.map_err(|why| why.to_string())
     };
-    for round in 0..ROUNDS / 10 {
-        card.interrupts.take();
-        if card.arm() {
-            return Err(format!("an answer before the question, in round {round}"));
-        }
+    for _ in 0..ROUNDS / 10 {
+        card.arm_at_rest()?;
         let before = card.interrupts.queue_count();
         hold(&mut card, true)?;
         card.ask(1)?;
@@ -180,10 +184,12 @@ fn held(bench: &Bench<'_>, mut card: Card) -> Result<String, String> {
     Ok("each came afterwards".to_string())
 }
 
-/// The kernel raises the device's vectors itself.
-fn spurious(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
+/// The kernel raises the device's vectors itself; nothing where it cannot.
+fn spurious(mut card: Card) -> Result<Option<String>, String> {
     const TIMES: u64 = 5;
     card.converse(ROUNDS / 10)?;
+    // Or one that is late is counted with those that are raised.
+    card.settle()?;
     let (mut raised, mut empty) = (0, 0);
     for vector in card.interrupts.vectors() {
         for _ in 0..TIMES {
@@ -191,7 +197,7 @@ fn spurious(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
             let before = vector.count();
             if !arch::raise(vector) {
                 // A PLIC's lines are the devices' alone.
-                break;
+                return card.stop().map(|()| None);
             }
             let until = clock::now() + PATIENCE;
             while vector.count() == before && clock::now() < until {
@@ -205,7 +211,7 @@ fn spurious(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
             empty += u64::from(card.poll()? == 0);
         }
     }
-    if empty != raised {
+    if raised == 0 || empty != raised {
         return Err(format!("{raised} interrupts, {empty} without work"));
     }
     let lines = card.interrupts.vectors().into_iter();
@@ -219,19 +225,16 @@ fn spurious(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     card.converse(ROUNDS / 10)?;
     card.tell("spurious");
     card.stop()?;
-    Ok(format!(
+    Ok(Some(format!(
         "{raised} raised by the kernel, {empty} without work"
-    ))
+    )))
 }
 
 /// The work is done before the interrupt for it is taken.
 fn late(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let mut found_nothing = 0;
     for round in 0..ROUNDS / 10 {
-        card.interrupts.take();
-        if card.arm() {
-            return Err(format!("an answer before the question, in round {round}"));
-        }
+        card.arm_at_rest()?;
         cpu::disable_interrupts();
         let answered = card.ask(1).and_then(|()| card.spin_for(1));
         cpu::enable_interrupts();
@@ -260,9 +263,7 @@ fn disabled(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let batch = BATCH.min(u32::from(card.driver().tx().size()) / 4).max(1);
     for _ in 0..ROUNDS.div_ceil(batch) {
         // What was asked for has to be taken back each time.
-        if card.arm() {
-            return Err("an answer before the question".to_string());
-        }
+        card.arm_at_rest()?;
         card.disarm();
         card.ask(batch)?;
         card.spin_for(batch)?;

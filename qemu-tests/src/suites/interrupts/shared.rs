@@ -89,6 +89,9 @@ fn both(bench: &Bench<'_>) -> Result<String, String> {
     };
     alone(&mut a, &mut b)?;
     alone(&mut b, &mut a)?;
+    // Or one comes between one count and the next.
+    a.settle()?;
+    b.settle()?;
     let raised = vector.count() - before.0;
     let unclaimed = vector.unclaimed() - before.1;
     a.tell("shared line");
@@ -119,7 +122,7 @@ fn off_the_line(bench: &Bench<'_>, card: &mut Card) -> Result<(), String> {
             false
         }
     };
-    let known = |_: Vector| Err("the line has a vector already");
+    let known = |_: Vector| Err("the line has no vector yet");
     let hook = interrupts::share(line, handler, "no vector", known)?;
     card.converse(ROUNDS)?;
     let on = calls.load(Ordering::Relaxed);

@@ -138,7 +138,7 @@ fn turn(card: &mut Card, mode: Mode, cost: &mut Cost) -> Result<(), String> {
 
 /// Sleeps at once: it was armed before the question.
 fn interrupted(card: &mut Card) -> Result<(), String> {
-    card.interrupts.wait(clock::now() + PATIENCE);
+    card.sleep(clock::now() + PATIENCE)?;
     card.disarm();
     card.sleep_for(1)
 }

@@ -107,6 +107,10 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
             ] {
                 netdev += &format!(",hostfwd={kind}:127.0.0.1:0-{GUEST}:{port}");
             }
+            // Router advertisements come by themselves, and each interrupt there is to be an answer's.
+            if job.suite == Suite::Interrupts {
+                netdev += ",ipv6=off";
+            }
             netdev
         }
     };
@@ -119,17 +123,15 @@ fn arguments(job: &Job) -> anyhow::Result<Vec<String>> {
         Suite::Interrupts => {
             // Pins of devices go round the four lines of a bus: every fourth has the same one.
             add(&["-device", &format!("{device},addr=4")]);
-            let netdev = format!("user,id=n1,host={PEER},dhcpstart={GUEST}");
+            let netdev = format!("user,id=n1,host={PEER},dhcpstart={GUEST},ipv6=off");
             let second = device.replace("net0,netdev=n0", "net1,netdev=n1");
             add(&["-netdev", &netdev, "-device", &format!("{second},addr=8")]);
             // Answers of the user-mode network come before the doorbell's store is over. What waits
-            // for them is to be awake by then, asleep, or in between. A tap takes no filter, and its
-            // answers come when they come.
+            // for them is to be awake by then, asleep, or in between. A tap takes no filter: the
+            // command line refuses vhost.
             for netdev in ["n0", "n1"] {
-                if job.link == Link::User || netdev == "n1" {
-                    let filter = format!("filter-buffer,id=late-{netdev},netdev={netdev}");
-                    add(&["-object", &format!("{filter},queue=tx,interval={LATE_US}")]);
-                }
+                let filter = format!("filter-buffer,id=late-{netdev},netdev={netdev}");
+                add(&["-object", &format!("{filter},queue=tx,interval={LATE_US}")]);
             }
         }
     }
@@ -206,6 +208,22 @@ mod tests {
         let two = arguments(&job).unwrap();
         for word in ["tap,id=n0,fds=12:13,vhost=on", "2,maxcpus=2"] {
             assert!(two.contains(&word.into()), "{two:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_to_the_interrupts_suite_is_an_answer_and_comes_late() {
+        let mut job = super::super::verdict::tests::job();
+        job.suite = Suite::Interrupts;
+        job.link = Link::User;
+        let arguments = arguments(&job).unwrap();
+        for netdev in ["n0", "n1"] {
+            let user = format!("user,id={netdev},");
+            let quiet = |word: &String| word.starts_with(&user) && word.ends_with(",ipv6=off");
+            let late = format!("netdev={netdev},queue=tx");
+            let late = |word: &String| word.starts_with("filter-buffer") && word.contains(&late);
+            assert!(arguments.iter().any(quiet), "{arguments:?}");
+            assert!(arguments.iter().any(late), "{arguments:?}");
         }
     }
 

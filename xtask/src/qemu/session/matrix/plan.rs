@@ -197,7 +197,8 @@ const PLAIN: &str = "+event_idx,+indirect";
 const FLAGS: &str = "-event_idx,+indirect";
 
 const EXERCISES: [Exercises; 11] = [
-    (X86_64, Q35, None, (Qemu, Split, 256, Msix, PLAIN)),
+    // The check of NO_VECTOR takes four.
+    (X86_64, Q35, Some(4), (Qemu, Split, 256, Msix, PLAIN)),
     (X86_64, Q35, Some(0), (Qemu, Split, 256, Msix, PLAIN)),
     (X86_64, Q35, Some(1), (Qemu, Split, 256, Msix, FLAGS)),
     (X86_64, Q35, Some(2), (Qemu, Packed, 256, Msix, PLAIN)),
@@ -493,6 +494,20 @@ mod tests {
             }
             assert!(has(X86_64, transport, Vhost), "{transport:?}");
         }
+    }
+
+    #[test]
+    fn the_interrupts_suite_runs_with_every_number_of_vectors_that_matters() {
+        let cells = cells();
+        let suite = cells.iter().filter(|cell| cell.suite == Suite::Interrupts);
+        let (mut vectors, mut back_ends) = (BTreeSet::new(), Vec::new());
+        for cell in suite {
+            vectors.extend(cell.vectors);
+            back_ends.push(cell.back_end);
+        }
+        // None, one for all, two to share, one for each, and one that nobody has.
+        assert_eq!(vectors, BTreeSet::from([0, 1, 2, 3, 4]));
+        assert!(back_ends.iter().all(|back_end| *back_end == Qemu));
     }
 
     #[test]
