@@ -37,6 +37,9 @@ const I686: &str = "i686-unknown-linux-musl";
 const BIG_ENDIAN: &str = "powerpc64-unknown-linux-musl";
 /// Nothing that programs for [`I686`] and [`BIG_ENDIAN`] would load is on this machine.
 const STATIC: [&str; 1] = ["-Ctarget-feature=+crt-static"];
+/// What is run on 32 bits only: a panic that passes frames of optimized code ends a program for
+/// [`BIG_ENDIAN`], whose unwinder does not find its way.
+const UNWINDS: [&str; 1] = ["virtqueue_bookkeeping"];
 /// What runs programs for [`BIG_ENDIAN`].
 const BIG_ENDIAN_RUNNER: &str = "qemu-ppc64";
 
@@ -50,8 +53,7 @@ pub(super) fn build(context: &Context) -> Vec<Check> {
                 .needs(Need::Target(BARE_METAL))
         })
         .into();
-    checks.push(every_combination("this machine", None));
-    checks.push(every_combination(BARE_METAL, Some(BARE_METAL)).needs(Need::Target(BARE_METAL)));
+    checks.push(every_combination());
     for target in COMPILED {
         for features in ["--no-default-features", "--all-features"] {
             let cmd = Cmd::cargo(["clippy", "--package", LIBRARY, "--lib", features]).args([
@@ -79,22 +81,22 @@ fn named(target: &str, features: &str) -> String {
 }
 
 /// Every combination of the library's features that is not the same as another one.
-fn every_combination(what: &str, target: Option<&'static str>) -> Check {
-    let work = move |run: &mut Run<'_>| {
+fn every_combination() -> Check {
+    let work = |run: &mut Run<'_>| {
         let program = crate_program(HACK, HACK_VERSION).unwrap_or_else(|| HACK.into());
         // Which package it is has to be said twice: to cargo, it is an alias that says it.
         let cmd = Cmd::new(program, ["hack", "lint-library", "--package", LIBRARY])
             .args(["--feature-powerset", "--exclude-features=default"])
-            .args(target.map(|target| format!("--target={target}")))
-            .args(["--", "-Dwarnings"]);
+            .args(["--target", BARE_METAL, "--", "-Dwarnings"]);
         let printed = run.command(&cmd)?;
         let mut outcome = Tally::Command.outcome(&printed);
         outcome.notes.extend(combinations(&printed.text));
         Ok(outcome)
     };
-    let name = format!("every combination of features, {what}");
+    let name = format!("every combination of features, {BARE_METAL}");
     Check::new(name, work)
         .needs(Need::CLIPPY)
+        .needs(Need::Target(BARE_METAL))
         .needs(Need::Crate {
             name: HACK,
             version: HACK_VERSION,
@@ -150,6 +152,7 @@ fn tests_on(
     let names: Vec<&str> = programs
         .into_iter()
         .filter(|name| *name != suites::LIBRARY_TESTS)
+        .filter(|name| target != BIG_ENDIAN || !UNWINDS.contains(name))
         .collect();
     let cmd = Cmd::cargo(["test", "--no-fail-fast", "--package", LIBRARY])
         .args(["--target", target])
