@@ -88,7 +88,8 @@ macro_rules! hand_on {
 pub(super) use hand_on;
 
 #[allow(unsafe_code)] // signs the contract of who reaches registers
-#[allow(unused_variables)] // of functions that cannot be called
+// Its functions cannot be called.
+#[allow(unused_variables)]
 // SAFETY: there is none.
 unsafe impl Area for Nowhere {
     hand_on! {}
