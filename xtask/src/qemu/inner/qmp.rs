@@ -19,6 +19,8 @@ pub(crate) struct Qmp {
     pending: Vec<u8>,
     log: File,
     start: Instant,
+    /// The connection is closed: QEMU has ended, and answers nothing more.
+    pub(crate) ended: bool,
 }
 
 impl Qmp {
@@ -37,6 +39,7 @@ impl Qmp {
             pending: Vec::new(),
             log,
             start: Instant::now(),
+            ended: false,
         };
         let greeting = qmp.read(deadline, "QEMU's greeting")?;
         let version = &greeting["QMP"]["version"];
@@ -72,6 +75,7 @@ impl Qmp {
             let mut chunk = [0; 4096];
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
+                    self.ended = true;
                     return Err(Stop::Broken(anyhow::anyhow!(
                         "QEMU went away while the harness waited for {waiting_for}"
                     )));
@@ -83,6 +87,7 @@ impl Qmp {
                         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
                     ) => {}
                 Err(error) => {
+                    self.ended = true;
                     return Err(anyhow::Error::new(error).context("the QMP socket").into());
                 }
             }
@@ -98,9 +103,9 @@ impl Qmp {
     ) -> Result<Value, Stop> {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
         self.note(">", &request);
-        self.stream
-            .write_all(format!("{request}\n").as_bytes())
-            .with_context(|| format!("cannot send {command} to QEMU"))?;
+        let sent = self.stream.write_all(format!("{request}\n").as_bytes());
+        self.ended |= sent.is_err();
+        sent.with_context(|| format!("cannot send {command} to QEMU"))?;
         let waiting_for = format!("QEMU's answer to {command}");
         loop {
             let mut answer = self.read(deadline, &waiting_for)?;
@@ -161,8 +166,10 @@ mod tests {
         assert_eq!(qmp.execute("a", json!({}), deadline).unwrap()["x"], 1);
         let stop = qmp.execute("b", json!({}), deadline).unwrap_err();
         assert!(stop.to_string().contains("no such thing"), "{stop}");
+        assert!(!qmp.ended, "a refusal is an answer");
         let stop = qmp.execute("c", json!({}), deadline).unwrap_err();
         assert!(matches!(stop, Stop::Broken(_)), "{stop}");
+        assert!(qmp.ended);
         assert!(std::fs::read_to_string(log).unwrap().contains("RESUME"));
     }
 }

@@ -46,9 +46,25 @@ impl Run<'_> {
                     granted += 1;
                     let arguments = json!({"name": "net0", "up": up});
                     let limit = self.deadline.within(QMP_SECONDS);
-                    live.qmp.execute("set_link", arguments, limit)?;
+                    if let Err(stop) = live.qmp.execute("set_link", arguments, limit) {
+                        return self.ended_early(live, serial, stop);
+                    }
                 }
             }
+        }
+    }
+
+    /// A guest that has seen its wish granted may end before QEMU has answered the harness. Its
+    /// last word says so, and its checks whether it saw it.
+    fn ended_early(&mut self, live: &Live, serial: &mut Serial, stop: Stop) -> Result<(), Stop> {
+        if !live.qmp.ended {
+            return Err(stop);
+        }
+        let limit = self.deadline.within(QMP_SECONDS);
+        let waiting_for = "the guest's last word";
+        match serial.wait(waiting_for, limit, self.outlet, verdict::done) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(stop),
         }
     }
 }
