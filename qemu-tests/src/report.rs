@@ -1,5 +1,8 @@
 //! The verdict: one line for each check, and an event beside each that failed.
 
+use alloc::string::ToString as _;
+use core::fmt::Display;
+
 use vring_protocol::{EXIT_FAILED, EXIT_OK, Event};
 
 use crate::kernel::serial;
@@ -48,6 +51,26 @@ impl Report {
             self.pass(check);
         } else {
             self.fail(check, expected, seen, hint);
+        }
+    }
+
+    /// A check that something came about, and what did.
+    pub(crate) fn step<T, E: Display>(
+        &mut self,
+        check: &str,
+        expected: &str,
+        outcome: Result<T, E>,
+        hint: &str,
+    ) -> Option<T> {
+        match outcome {
+            Ok(value) => {
+                self.pass(check);
+                Some(value)
+            }
+            Err(error) => {
+                self.fail(check, expected, &error.to_string(), hint);
+                None
+            }
         }
     }
 

@@ -44,3 +44,11 @@ pub(crate) fn now() -> Duration {
     let nanos = (u128::from(counts) * u128::from(clock.scale)) >> 32;
     Duration::from_nanos(nanos as u64)
 }
+
+/// Looks at the clock for so long.
+pub(crate) fn pause(time: Duration) {
+    let until = now() + time;
+    while now() < until {
+        core::hint::spin_loop();
+    }
+}

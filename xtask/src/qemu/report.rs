@@ -474,6 +474,9 @@ mod tests {
         report.findings.counters = Some(Counters::default());
         report.findings.batches.push(Batch::default());
         report.findings.awaited.push(Awaited::default());
+        report.findings.interrupts.push(InterruptCounts::default());
+        report.findings.waiting.push(Waiting::default());
+        report.findings.pairs = Some(Pairs::default());
         report.findings.registers = Some(Registers::default());
         let json = serde_json::to_value(&report).unwrap();
         for pointer in [
@@ -528,6 +531,18 @@ mod tests {
             "/awaited/0/polls",
             "/awaited/0/halts",
             "/awaited/0/interrupts",
+            "/interrupts/0/exercise",
+            "/interrupts/0/answers",
+            "/interrupts/0/queues",
+            "/interrupts/0/config",
+            "/interrupts/0/unclaimed",
+            "/waiting/0/mode",
+            "/waiting/0/median_us",
+            "/waiting/0/interrupts",
+            "/waiting/0/doorbells",
+            "/waiting/0/halts",
+            "/pairs/max_pairs",
+            "/pairs/pairs",
             "/duration_s",
             "/artifacts",
         ] {

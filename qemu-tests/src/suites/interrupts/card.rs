@@ -15,7 +15,7 @@ use vring::transport::pci::{Address, PciTransport};
 use vring_protocol::{Event, Options};
 
 use super::super::arp::{FRAME, is_answer, question};
-use super::super::net::{LOCAL_MAC, QUEUES, facts};
+use super::super::net::{HEADER, LOCAL_MAC, QUEUES, facts};
 use crate::kernel::device_interrupts::{DeviceInterrupts, Sharing};
 use crate::kernel::platform::Identity;
 use crate::kernel::{Machine, clock, pci};
@@ -23,9 +23,6 @@ use crate::report::event;
 
 /// How long anything may take on a host that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The device's header in front of a frame.
-const HEADROOM: usize = 12;
 
 /// How a card interrupts.
 #[derive(Clone, Copy, Debug)]
@@ -62,14 +59,6 @@ pub(super) fn wanted(options: &Options) -> Result<DriverOptions, String> {
     wanted.transmit_size = options.queue_size;
     wanted.refuse = facts::by_name(&options.refuse)?;
     Ok(wanted)
-}
-
-/// Looks at the clock for so long.
-pub(super) fn pause(time: Duration) {
-    let until = clock::now() + time;
-    while clock::now() < until {
-        core::hint::spin_loop();
-    }
 }
 
 impl Card {
@@ -119,9 +108,9 @@ impl Card {
         let tx = self.driver.tx();
         tx.reclaim(drop).map_err(|fault| fault.to_string())?;
         for _ in 0..count {
-            let mut bytes = vec![0; HEADROOM + FRAME].into_boxed_slice();
-            bytes[HEADROOM..].copy_from_slice(&self.question);
-            tx.transmit(Window::new(bytes, HEADROOM, FRAME))
+            let mut bytes = vec![0; HEADER + FRAME].into_boxed_slice();
+            bytes[HEADER..].copy_from_slice(&self.question);
+            tx.transmit(Window::new(bytes, HEADER, FRAME))
                 .map_err(|error| format!("{:?}", error.why))?;
         }
         tx.kick();
@@ -237,7 +226,7 @@ impl Card {
         self.ask(1)?;
         self.spin_for(1)?;
         self.disarm();
-        pause(Duration::from_millis(20));
+        clock::pause(Duration::from_millis(20));
         let answers = self.poll()?;
         if answers > 0 {
             return Err(format!("{answers} answers too many"));

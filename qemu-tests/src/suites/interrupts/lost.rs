@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use vring::features::Feature;
 
-use super::card::{Card, PATIENCE, pause};
+use super::card::{Card, PATIENCE};
 use super::{Bench, judge};
 use crate::kernel::arch::{self, cpu};
 use crate::kernel::clock;
@@ -73,7 +73,7 @@ fn race(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
     let mut long = Duration::from_millis(30);
     for round in 0..ROUNDS {
         card.ask(1)?;
-        pause(match round % 16 {
+        clock::pause(match round % 16 {
             15 => long,
             short => Duration::from_micros(u64::from(short) * 40),
         });
@@ -166,7 +166,7 @@ fn held(bench: &Bench<'_>, mut card: Card) -> Result<String, String> {
             core::hint::spin_loop();
         }
         // Time for an interrupt that should not come.
-        pause(Duration::from_millis(5));
+        clock::pause(Duration::from_millis(5));
         let while_held = card.interrupts.queue_count() - before;
         hold(&mut card, false)?;
         card.interrupts.wait(until);

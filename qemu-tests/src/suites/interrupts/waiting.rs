@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use vring_protocol::Event;
 
-use super::card::{Card, PATIENCE, pause};
+use super::card::{Card, PATIENCE};
 use super::{Bench, judge};
 use crate::kernel::{clock, idle};
 use crate::report::{Report, event};
@@ -112,7 +112,7 @@ fn turn(card: &mut Card, mode: Mode, cost: &mut Cost) -> Result<(), String> {
     let before = (card.interrupts.queue_count(), card.kicks(), idle::halts());
     for round in 0..QUESTIONS / TURNS {
         // Or every question would meet the gateway in the same mood.
-        pause(THOUGHT * (round * 7 % 10));
+        clock::pause(THOUGHT * (round * 7 % 10));
         let start = clock::now();
         let raced_in = match mode {
             Mode::Interrupt => {

@@ -19,7 +19,7 @@ use vring::transport::DeviceId;
 use vring_protocol::{Event, Options};
 
 use super::super::arp::{FRAME, is_answer, question};
-use super::{LOCAL_MAC, bring_up, facts};
+use super::{HEADER, LOCAL_MAC, bring_up, facts};
 use crate::kernel::access::{Access, Counts};
 use crate::kernel::device_interrupts::DeviceInterrupts;
 use crate::kernel::platform::Identity;
@@ -34,9 +34,6 @@ const BATCHES: [u32; 2] = [1, 64];
 
 /// How long the answers to a batch may take on a host that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Bytes of a frame's room in front, for the device's header.
-const HEADROOM: usize = 12;
 
 type Card = Driver<Identity, AnyTransport, Box<[u8]>>;
 
@@ -100,9 +97,9 @@ fn exchange(
     let (rx, tx, control) = card.parts();
     let question = question(control.mac().unwrap_or(LOCAL_MAC), config);
     let frame = || {
-        let mut bytes = vec![0; HEADROOM + FRAME].into_boxed_slice();
-        bytes[HEADROOM..].copy_from_slice(&question);
-        Window::new(bytes, HEADROOM, FRAME)
+        let mut bytes = vec![0; HEADER + FRAME].into_boxed_slice();
+        bytes[HEADER..].copy_from_slice(&question);
+        Window::new(bytes, HEADER, FRAME)
     };
     let before = (rx.counters(), tx.counters(), interrupts.queue_count());
     let accesses = Counts::now().accesses;

@@ -2,8 +2,7 @@
 //! the run ends there.
 
 use alloc::format;
-use alloc::string::{String, ToString};
-use core::fmt::Display;
+use alloc::string::String;
 
 use vring::adapter::smoltcp::Device;
 use vring::device::net::{Driver, Options as DriverOptions, SUPPORTED};
@@ -30,9 +29,9 @@ pub(super) fn run(
     report: &mut Report,
 ) -> Option<(Card, DeviceInterrupts, String)> {
     let found = Found::new(machine, options, DeviceId::NETWORK);
-    let mut found = step(report, "net_transport", "a card", found)?;
+    let mut found = report.step("net_transport", "a card", found, HERE)?;
     let interrupts = choose(machine, &mut found, &options.interrupts);
-    let interrupts = step(report, "net_interrupts", &options.interrupts, interrupts)?;
+    let interrupts = report.step("net_interrupts", &options.interrupts, interrupts, HERE)?;
     let (place, mut transport) = (found.place(), found.into_transport());
     let refused = transport.set_config_vector(Some(NO_SUCH_VECTOR));
     report.check(
@@ -57,7 +56,7 @@ pub(super) fn run(
         Ok((require, refuse))
     });
     let known = "names that the crate knows";
-    (wanted.require, wanted.refuse) = step(report, "net_features", known, wish)?;
+    (wanted.require, wanted.refuse) = report.step("net_features", known, wish, HERE)?;
     // Where the driver does not know it, the exercise after the services is to accept it.
     if !SUPPORTED.has(Feature::RING_RESET) {
         wanted.require = wanted.require.without(Feature::RING_RESET);
@@ -68,10 +67,10 @@ pub(super) fn run(
         facts::features(offered, Features::EMPTY);
         error
     });
-    let driver = step(report, "net_init", "a driver", driver)?;
+    let driver = report.step("net_init", "a driver", driver, HERE)?;
 
     let card = Device::new(driver);
-    let card = step(report, "net_buffers_given", "a full receive queue", card)?;
+    let card = report.step("net_buffers_given", "a full receive queue", card, HERE)?;
     Some((card, interrupts, place))
 }
 
@@ -85,24 +84,5 @@ pub(super) fn choose(
         "msix" => DeviceInterrupts::msix(machine, found, QUEUES, Sharing::Each),
         "intx" => DeviceInterrupts::intx(machine, found),
         _ => Ok(DeviceInterrupts::poll()),
-    }
-}
-
-/// A check that something is there, and the thing.
-fn step<T, E: Display>(
-    report: &mut Report,
-    check: &str,
-    expected: &str,
-    outcome: Result<T, E>,
-) -> Option<T> {
-    match outcome {
-        Ok(value) => {
-            report.pass(check);
-            Some(value)
-        }
-        Err(error) => {
-            report.fail(check, expected, &error.to_string(), HERE);
-            None
-        }
     }
 }

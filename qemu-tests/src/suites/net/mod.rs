@@ -35,6 +35,15 @@ type Card = Device<Identity, AnyTransport>;
 /// The queues that the card is driven with: receive, transmit.
 pub(super) const QUEUES: u16 = 2;
 
+/// Bytes of the device's header (VIRTIO 1.4, 5.1.6.1), which a legacy device knows the count of
+/// buffers of only with `VIRTIO_NET_F_MRG_RXBUF`.
+pub(super) const HEADER: usize = 12;
+/// See [`HEADER`].
+const LEGACY_HEADER: usize = 10;
+
+/// Bytes of the longest frame.
+const LONGEST: usize = 1514;
+
 /// Runs the suite.
 pub(crate) fn run(machine: &Machine, options: &Options, report: &mut Report) {
     let Some((mut card, mut interrupts, place)) = bring_up::run(machine, options, report) else {

@@ -22,7 +22,7 @@ use vring::init::{self, Live, QueueConfig, Quiesced};
 use vring::virtqueue::{Closed, Counters, Virtqueue};
 use vring_protocol::{Event, Options};
 
-use super::{facts, now};
+use super::{HEADER, LEGACY_HEADER, LONGEST, facts, now};
 use crate::kernel::clock;
 use crate::kernel::platform::Identity;
 use crate::kernel::transports::AnyTransport;
@@ -32,11 +32,6 @@ const HERE: &str = "qemu-tests/src/suites/net/pieces.rs";
 
 /// Pieces of each frame: enough for a table to pay.
 const PIECES: usize = 4;
-
-/// Bytes of the device's header (VIRTIO 1.4, 5.1.6.1), which a legacy device knows the count of
-/// buffers of only with `VIRTIO_NET_F_MRG_RXBUF`.
-const HEADER: usize = 12;
-const LEGACY_HEADER: usize = 10;
 
 /// Bytes of the pieces of a receive buffer behind the header's: the longest frame.
 const RECEIVE: [usize; PIECES - 1] = [14, 500, 1000];
@@ -462,7 +457,7 @@ impl phy::Device for Bare {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
+        capabilities.max_transmission_unit = LONGEST;
         capabilities
     }
 }

@@ -159,13 +159,13 @@ fn start(number: usize, id: u32) -> bool {
     STARTING.store(number, Ordering::Relaxed);
     STACK.store(new_stack().as_u64(), Ordering::Release);
     local_apic::send_init(id);
-    pause(RESET_TIME);
+    clock::pause(RESET_TIME);
     let ready = || smp::running() > number;
     let until = clock::now() + PATIENCE;
     // The manual has the second one, in case that the first one is lost.
     for _ in 0..2 {
         local_apic::send_startup(id, (START / PAGE_SIZE as u64) as u8);
-        pause(STARTUP_TIME);
+        clock::pause(STARTUP_TIME);
         if ready() {
             return true;
         }
@@ -174,13 +174,6 @@ fn start(number: usize, id: u32) -> bool {
         core::hint::spin_loop();
     }
     ready()
-}
-
-fn pause(time: Duration) {
-    let until = clock::now() + time;
-    while clock::now() < until {
-        core::hint::spin_loop();
-    }
 }
 
 /// The end of a stack for good, with a page below it that is not mapped.

@@ -33,9 +33,6 @@ use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/awaited";
 
-/// Bytes of the device's header at most (VIRTIO 1.4, 5.1.6.1).
-const HEADER: usize = 12;
-
 /// How long it may take on a host that is busy.
 const PATIENCE: Duration = Duration::from_secs(Options::AWAITED_SECONDS);
 

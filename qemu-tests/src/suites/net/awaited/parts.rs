@@ -23,8 +23,8 @@ use vring::virtqueue::{Counters, Reject};
 use vring_protocol::{Event, Options};
 
 use super::super::super::arp::{FRAME, is_answer};
-use super::super::{LOCAL_MAC, facts};
-use super::{End, HEADER, Outcome, bytes, deadline, once};
+use super::super::{HEADER, LOCAL_MAC, facts};
+use super::{End, Outcome, bytes, deadline, once};
 use crate::kernel::clock;
 use crate::kernel::device_interrupts::{DeviceInterrupts, Wakes};
 use crate::kernel::executor::{self, Alarms, Job};

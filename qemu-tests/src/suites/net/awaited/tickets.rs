@@ -21,8 +21,8 @@ use vring::virtqueue::{Fault, Virtqueue};
 use vring_protocol::{Event, Options};
 
 use super::super::super::arp::is_answer;
-use super::super::{LOCAL_MAC, facts};
-use super::{HEADER, Outcome, bytes, deadline};
+use super::super::{HEADER, LEGACY_HEADER, LOCAL_MAC, LONGEST, facts};
+use super::{Outcome, bytes, deadline};
 use crate::kernel::device_interrupts::{DeviceInterrupts, Wakes};
 use crate::kernel::executor;
 use crate::kernel::platform::Identity;
@@ -37,12 +37,6 @@ const SIZE: u16 = 16;
 
 /// Questions that are asked at once.
 const WAVE: u32 = 8;
-
-/// The header of a legacy device, which does not say of how many buffers a frame is.
-const LEGACY_HEADER: usize = 10;
-
-/// Bytes of a receive buffer behind the header: the longest frame.
-const RECEIVE: usize = 1514;
 
 /// Where the card has the state of its link, and the bit in it (VIRTIO 1.4, 5.1.4).
 const STATUS: usize = 6;
@@ -259,7 +253,7 @@ impl<'a> Talk<'a> {
             .is_some_and(|free| free > 0)
         {
             count(self.made);
-            let buffer = Writable(vec![0; self.header + RECEIVE].into_boxed_slice());
+            let buffer = Writable(vec![0; self.header + LONGEST].into_boxed_slice());
             let submitted = self.rx.try_submit(buffer);
             receiving.push(submitted.map_err(|error| format!("{:?}", error.why))?);
         }

@@ -10,12 +10,10 @@ use smoltcp::wire::{
     EthernetRepr, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr,
 };
 
-/// Bytes of the device's header in front of a frame (VIRTIO 1.4, 5.1.6.1: with
-/// `VIRTIO_F_VERSION_1`).
-pub(super) const HEADER: usize = 12;
+use super::super::{HEADER, LONGEST};
 
 /// Bytes of a receive buffer: the header, and the longest frame.
-pub(super) const RECEIVE: usize = HEADER + 1514;
+pub(super) const RECEIVE: usize = HEADER + LONGEST;
 
 const ETHERNET: usize = 14;
 

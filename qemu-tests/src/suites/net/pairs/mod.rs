@@ -102,28 +102,18 @@ pub(super) fn run(machine: &Machine, config: &Config, options: &Options, report:
         return;
     }
     let expected = "a card with two queue pairs, and a control queue";
-    let Some(mut card) = step(report, "pairs_init", expected, start(machine, options)) else {
+    let Some(mut card) = report.step("pairs_init", expected, start(machine, options), HERE) else {
         return;
     };
     let set = set_pairs(&mut card);
-    let ready = step(report, "pairs_set", "the device uses two pairs", set).is_some();
+    let ready = report
+        .step("pairs_set", "the device uses two pairs", set, HERE)
+        .is_some();
     let outcome = ready.then(|| exchange(card, config, options.pairs));
     let Some(outcome) = outcome else { return };
-    if let Some(after) = step(report, "pairs_run", "both processors are over", outcome) {
+    if let Some(after) = report.step("pairs_run", "both processors are over", outcome, HERE) {
         judge(after, options.pairs, report);
     }
-}
-
-/// A check that something came about, and what did.
-fn step<T>(
-    report: &mut Report,
-    check: &str,
-    expected: &str,
-    outcome: Result<T, String>,
-) -> Option<T> {
-    let seen = outcome.as_ref().err().map_or("", String::as_str);
-    report.check(check, outcome.is_ok(), expected, seen, HERE);
-    outcome.ok()
 }
 
 /// A vector of the table for each queue of the pairs, which interrupts the pair's own processor.

@@ -19,8 +19,9 @@ use vring::buffer::{Readable, Writable};
 use vring::virtqueue::Virtqueue;
 use vring_protocol::Options;
 
+use super::super::HEADER;
 use super::PAIRS;
-use super::frames::{self, Echo, HEADER, RECEIVE, Seen, Station};
+use super::frames::{self, Echo, RECEIVE, Seen, Station};
 use crate::kernel::platform::Identity;
 use crate::kernel::{clock, idle, smp};
 
