@@ -147,6 +147,8 @@ impl Options {
     /// The same of each part of the exercise with queue pairs: the command, the traffic, and the
     /// other processor's end.
     pub const PAIRS_SECONDS: u64 = 60;
+    /// Packets of each batch, one size after the other. A queue has to have room for the largest.
+    pub const BATCHES: [u32; 2] = [1, 64];
 
     /// Seconds that the exercises which are asked for take at most, each of which ends by itself.
     #[must_use]

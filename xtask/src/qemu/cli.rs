@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use vring_protocol::Transport;
+use vring_protocol::{Options, Transport};
 
 use super::arch::Arch;
 use super::attach::{self, Attach, Bars, PciStack, Registers};
@@ -111,7 +111,7 @@ pub(crate) struct QemuArgs {
     #[arg(long, default_value_t = BURST, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) burst: u32,
     /// Packets that the guest sends at the end in batches of 1 and of 64, counting doorbell stores,
-    /// interrupts and register accesses.
+    /// interrupts and register accesses. Queues have to have room for 64.
     #[arg(long, default_value_t = BATCHES, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) batches: u32,
     /// Processors of the guest. Those beside the first are checked, and the second drives a queue pair
@@ -196,6 +196,14 @@ impl QemuArgs {
                  network are made to: add --vhost off"
                     .into(),
             ));
+        }
+        let [.., largest] = Options::BATCHES;
+        if self.batches > 0 && u32::from(self.queue_size) < largest {
+            return Err(Stop::Usage(format!(
+                "--batches with --queue-size {}: a batch of {largest} packets has to have room in \
+                 the queue: --queue-size {largest} or more",
+                self.queue_size
+            )));
         }
         let traffic = [
             ("--pings", self.pings != PINGS),
@@ -453,7 +461,8 @@ mod tests {
         };
         for words in [
             "--vectors 2",
-            "--batches 64 --queue-size 2",
+            "--batches 64 --queue-size 64",
+            "--queue-size 63",
             "--suite interrupts --vhost off --vectors 2",
             "--suite interrupts --vhost off --queue-size 2",
         ] {
@@ -462,6 +471,8 @@ mod tests {
         for words in [
             "--vectors 2 --transport mmio",
             "--vectors 2 --machine microvm",
+            "--batches 64 --queue-size 63",
+            "--batches 1 --queue-size 2",
             "--suite interrupts --vhost off --machine microvm",
             "--suite interrupts --vhost off --interrupts poll",
             "--suite interrupts --vhost off --batches 64",

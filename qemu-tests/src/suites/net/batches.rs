@@ -29,9 +29,6 @@ use crate::report::{Report, event};
 
 const HERE: &str = "qemu-tests/src/suites/net/batches.rs";
 
-/// Packets that are sent with one kick.
-const BATCHES: [u32; 2] = [1, 64];
-
 /// How long the answers to a batch may take on a host that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,7 +38,7 @@ type Card = Driver<Identity, AnyTransport, Box<[u8]>>;
 pub(super) fn run(machine: &Machine, config: &Config, options: &Options, report: &mut Report) {
     let counted = match start(machine, options) {
         Ok((mut card, mut interrupts)) => {
-            let counted = BATCHES.iter().try_for_each(|batch| {
+            let counted = Options::BATCHES.iter().try_for_each(|batch| {
                 let happened =
                     exchange(&mut card, &mut interrupts, config, *batch, options.batches)?;
                 event(&happened);
@@ -127,6 +124,13 @@ fn exchange(
                 }
                 if !rx.arm() {
                     interrupts.wait(until);
+                    // However soon a look would find the answers, somebody who sleeps would not.
+                    if interrupts.is_enabled() && !interrupts.take() {
+                        return Err(format!(
+                            "no interrupt in {PATIENCE:?}, {answers} of {batch} packets answered \
+                             before"
+                        ));
+                    }
                 }
                 rx.disarm();
             }
