@@ -3,6 +3,7 @@
 mod arp;
 mod boot;
 mod interrupts;
+mod link;
 mod net;
 mod processors;
 mod refusals;

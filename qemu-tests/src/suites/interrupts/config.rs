@@ -6,7 +6,8 @@ use alloc::string::{String, ToString};
 
 use vring_protocol::Event;
 
-use super::card::{Card, How, PATIENCE};
+use super::super::link;
+use super::card::{Card, How, PATIENCE, transport};
 use super::{Bench, judge};
 use crate::kernel::clock;
 use crate::kernel::device_interrupts::Sharing;
@@ -19,7 +20,9 @@ const ROUNDS: u32 = 10;
 
 /// Runs the exercises.
 pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
-    let outcome = bench.first().and_then(|card| link(card, "config change"));
+    let outcome = bench
+        .first()
+        .and_then(|card| change(bench, card, "config change"));
     judge(
         report,
         "bug_class_72_a_configuration_change_is_an_event",
@@ -38,7 +41,7 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
                     "{queues} interrupts for queues that have no vector"
                 ));
             }
-            link(card, "config change, configuration only")
+            change(bench, card, "config change, configuration only")
         });
         judge(
             report,
@@ -59,8 +62,17 @@ fn poll(card: &mut Card) -> Result<(), String> {
     Ok(())
 }
 
-/// Has the link taken down and up.
-fn link(mut card: Card, exercise: &str) -> Result<String, String> {
+/// Has the link taken down and up, and leaves it up.
+fn change(bench: &Bench<'_>, card: Card, exercise: &str) -> Result<String, String> {
+    let told = down_and_up(card, exercise);
+    if told.is_err() {
+        let transport = transport(bench.machine, bench.cards[0])?;
+        link::back_up(&transport);
+    }
+    told
+}
+
+fn down_and_up(mut card: Card, exercise: &str) -> Result<String, String> {
     let polled = card.interrupts.queue_vector(0).is_none() && card.interrupts.name() == "msix";
     let converse = |card: &mut Card| match polled {
         true => poll(card),

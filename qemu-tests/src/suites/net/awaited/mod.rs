@@ -23,6 +23,7 @@ use vring::transport::DeviceId;
 use vring_protocol::{Event, Options};
 
 use super::super::arp::{FRAME, question};
+use super::super::link;
 use super::bring_up;
 use crate::kernel::access::Access;
 use crate::kernel::device_interrupts::DeviceInterrupts;
@@ -74,12 +75,28 @@ pub(super) fn run(machine: &Machine, config: &Config, options: &Options, report:
     });
     let whole = outcome.is_ok();
     judge("embassy", outcome, report);
+    if !whole {
+        link_back_up(machine, options);
+    }
     // Tasks that never ended still have the card.
     if whole {
         let outcome = open(machine, options).and_then(|(transport, interrupts)| {
             tickets::run(transport, &interrupts, config, options, packets)
         });
+        let whole = outcome.is_ok();
         judge("block_on", outcome, report);
+        if !whole {
+            link_back_up(machine, options);
+        }
+    }
+}
+
+/// Leaves the link up, whatever has come of an executor: the card has other exercises to come.
+fn link_back_up(machine: &Machine, options: &Options) {
+    let (transport, id) = (options.transport, DeviceId::NETWORK);
+    match Found::with_access(machine, transport, Access::of(options), id) {
+        Ok(found) => link::back_up(&found.into_transport()),
+        Err(why) => log::warn!("no look at the link: {why}"),
     }
 }
 

@@ -21,6 +21,7 @@ use vring::virtqueue::{Fault, Virtqueue};
 use vring_protocol::{Event, Options};
 
 use super::super::super::arp::is_answer;
+use super::super::super::link::{LINK_UP, STATUS};
 use super::super::{HEADER, LEGACY_HEADER, LOCAL_MAC, LONGEST, facts};
 use super::{Outcome, bytes, deadline};
 use crate::kernel::device_interrupts::{DeviceInterrupts, Wakes};
@@ -37,11 +38,6 @@ const SIZE: u16 = 16;
 
 /// Questions that are asked at once.
 const WAVE: u32 = 8;
-
-/// Where the card has the state of its link, and the bit in it (VIRTIO 1.4, 5.1.4).
-const STATUS: usize = 6;
-/// See [`STATUS`].
-const LINK_UP: u16 = 1;
 
 /// What this page is able to use.
 const WANTED: Features = Features::of(&[
