@@ -47,12 +47,23 @@ struct Noted {
     either: AtomicU64,
     /// Interrupts of the line that were not the device's.
     foreign: AtomicU64,
+    /// Interrupts of the line that are to be overlooked.
+    overlook: AtomicU64,
 }
 
 impl Noted {
     /// Handlers may run on several processors at once, each its own.
     fn add(count: &AtomicU64) {
         count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the device is to be overlooked this time.
+    fn overlooks(&self) -> bool {
+        let one_less = |left: u64| left.checked_sub(1);
+        let taken = self
+            .overlook
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        taken.is_ok()
     }
 
     fn all(&self) -> u64 {
@@ -279,6 +290,9 @@ impl DeviceInterrupts {
         let handler = {
             let noted = noted.clone();
             move || {
+                if noted.overlooks() {
+                    return false;
+                }
                 let why = isr.ack();
                 if why.contains(Interrupt::QUEUE) {
                     Noted::add(&noted.queues);
@@ -373,6 +387,11 @@ impl DeviceInterrupts {
             (Mode::Line(_), None) | (Mode::Poll, _) => return Err(InterruptError::NotHeld),
         }
         Ok(())
+    }
+
+    /// Has the handler of a line overlook its device so many times: the line stays up meanwhile.
+    pub(crate) fn overlook(&self, interrupts: u64) {
+        self.noted.overlook.store(interrupts, Ordering::Relaxed);
     }
 
     /// The kernel's vectors, by their places in the table; of a line, one.

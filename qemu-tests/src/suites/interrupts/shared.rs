@@ -7,9 +7,12 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::card::{Card, How};
+use vring::transport::pci::ConfigAccess as _;
+
+use super::card::{Card, How, PATIENCE};
 use super::{Bench, judge};
-use crate::kernel::arch;
+use crate::kernel::arch::{self, cpu};
+use crate::kernel::clock;
 use crate::kernel::interrupts::{self, Vector};
 use crate::report::Report;
 
@@ -20,6 +23,15 @@ const ROUNDS: u32 = 30;
 
 /// Interrupts of the line for each question at most: the answer, and a frame that went out.
 const MOST: u64 = 4;
+
+/// Times that a device is overlooked: more than QEMU takes for edges, for which it is enough that one
+/// of two devices lets go of the line or takes hold of it.
+const OVERLOOKED: u64 = 4;
+
+/// A function's status register, and the bit that says that it holds its line (PCI 3.0, 6.2.3).
+const PCI_STATUS: u16 = 0x06;
+/// See [`PCI_STATUS`].
+const INTERRUPT_STATUS: u16 = 1 << 3;
 
 /// Runs the exercises.
 pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
@@ -43,6 +55,13 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
         "bug_class_71_a_device_leaves_the_line",
         one_leaves(bench),
         "a device goes on when the other one is reset and has no handler any more",
+        HERE,
+    );
+    judge(
+        report,
+        "bug_class_71_a_line_that_stays_up_interrupts_again",
+        stays_up(bench),
+        "interrupts until the last of two devices that hold the line has been looked at",
         HERE,
     );
 }
@@ -109,6 +128,57 @@ fn both(bench: &Bench<'_>) -> Result<String, String> {
         return Err(seen);
     }
     Ok(seen)
+}
+
+/// Both hold the line at the same time, and one is overlooked a few times: it does not come down in
+/// between, and of an edge nothing would be left.
+fn stays_up(bench: &Bench<'_>) -> Result<String, String> {
+    let mut cards = start(bench)?;
+    for card in &mut cards {
+        card.settle()?;
+    }
+    let holds = |card: &Card| {
+        let status = bench.machine.pci.read16(card.address, PCI_STATUS);
+        status & INTERRUPT_STATUS != 0
+    };
+    let until = clock::now() + PATIENCE;
+    for round in 0..ROUNDS {
+        let [a, b] = &mut cards;
+        a.arm_at_rest()?;
+        b.arm_at_rest()?;
+        let before = cards.each_ref().map(|card| card.interrupts.queue_count());
+        cpu::disable_interrupts();
+        let asked = cards.iter_mut().try_for_each(|card| card.ask(1));
+        while !cards.iter().all(holds) && clock::now() < until {
+            core::hint::spin_loop();
+        }
+        let held = cards.each_ref().map(holds);
+        let overlooked = &cards[round as usize % 2];
+        overlooked.interrupts.overlook(OVERLOOKED);
+        cpu::enable_interrupts();
+        asked?;
+        let counts = || cards.each_ref().map(|card| card.interrupts.queue_count());
+        let missing = || counts().iter().zip(before).any(|(now, old)| *now == old);
+        while missing() && clock::now() < until {
+            core::hint::spin_loop();
+        }
+        if held != [true; 2] || missing() {
+            return Err(format!(
+                "in round {round} the devices held the line: {held:?}; {before:?} interrupts \
+                 before, {:?} afterwards, with {} overlooked {OVERLOOKED} times",
+                counts(),
+                overlooked.address
+            ));
+        }
+        for card in &mut cards {
+            card.disarm();
+            card.spin_for(1)?;
+        }
+    }
+    let [a, b] = cards;
+    a.stop()?;
+    b.stop()?;
+    Ok(format!("{ROUNDS} times"))
 }
 
 /// A handler is called as long as it is on the line, and not after.
