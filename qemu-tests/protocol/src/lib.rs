@@ -77,6 +77,9 @@ pub struct Options {
     pub queue_size: u16,
     /// `interrupts=msix|intx|poll`.
     pub interrupts: String,
+    /// `vectors=2`: how many the table of the device's messages has (nothing: as many as QEMU
+    /// chooses, which is [`Options::USUAL_VECTORS`] or more).
+    pub vectors: Option<u16>,
     /// `transport=pci-modern` or another [`Transport`]: how the device is driven.
     pub transport: Transport,
     /// `registers=plain|counted`: counted, every access of a register of the device is a call of a
@@ -122,6 +125,7 @@ impl Default for Options {
             ping: 0,
             queue_size: 256,
             interrupts: "msix".into(),
+            vectors: None,
             transport: Transport::PciModern,
             counted_registers: false,
             own_pci_stack: false,
@@ -147,6 +151,9 @@ impl Options {
     /// The same of each part of the exercise with queue pairs: the command, the traffic, and the
     /// other processor's end.
     pub const PAIRS_SECONDS: u64 = 60;
+    /// Vectors that QEMU gives a network card at least: one for each of two queues, one for the
+    /// control queue, one for changes of the configuration.
+    pub const USUAL_VECTORS: u16 = 4;
     /// Packets of each batch, one size after the other. A queue has to have room for the largest.
     pub const BATCHES: [u32; 2] = [1, 64];
 
@@ -175,6 +182,8 @@ impl Options {
                 "interrupts" if matches!(value, "msix" | "intx" | "poll") => {
                     options.interrupts = value.into();
                 }
+                "vectors" if value.is_empty() => options.vectors = None,
+                "vectors" => options.vectors = Some(value.parse().map_err(|_| word)?),
                 "transport" => options.transport = Transport::from_name(value).ok_or(word)?,
                 "registers" => options.counted_registers = one_of(value, "plain", "counted", word)?,
                 "pci_stack" => options.own_pci_stack = one_of(value, "crate", "own", word)?,
@@ -200,7 +209,7 @@ impl Options {
     #[must_use]
     pub fn to_command_line(&self) -> String {
         alloc::format!(
-            "ip={} gw={} ping={} queue_size={} interrupts={} transport={} registers={} \
+            "ip={} gw={} ping={} queue_size={} interrupts={} vectors={} transport={} registers={} \
              pci_stack={} bars={} idle={} require={} refuse={} indirect={} pieces={} batches={} \
              awaited={} pairs={} suite={}",
             self.ip,
@@ -208,6 +217,9 @@ impl Options {
             self.ping,
             self.queue_size,
             self.interrupts,
+            self.vectors
+                .map(|n| alloc::format!("{n}"))
+                .unwrap_or_default(),
             self.transport.name(),
             if self.counted_registers {
                 "counted"
@@ -719,6 +731,7 @@ mod tests {
             pieces: 3,
             batches: 9,
             awaited: 11,
+            vectors: Some(0),
             pairs: 11,
             transport: Transport::MmioLegacy,
             counted_registers: true,

@@ -297,6 +297,7 @@ impl Site {
             ping: how.load.pings,
             queue_size: how.queue_size,
             interrupts: attach.interrupts.name().into(),
+            vectors: how.vectors,
             transport: attach.transport,
             counted_registers: attach.registers == Registers::Counted,
             own_pci_stack: attach.pci_stack == PciStack::Own,
