@@ -361,12 +361,14 @@ impl DeviceInterrupts {
     }
 
     /// Halts until there is an interrupt that [`take`](Self::take) has not told of, or until the
-    /// deadline. Without interrupts it returns at once, for the next poll.
-    pub(crate) fn wait(&self, deadline: Duration) {
+    /// deadline, and says which: an interrupt that was slept through is none. Without interrupts it
+    /// returns at once, for the next poll.
+    pub(crate) fn wait(&self, deadline: Duration) -> bool {
         if self.is_enabled() {
-            idle::wait(deadline, || self.noted.all() != self.seen);
+            idle::wait(deadline, || self.noted.all() != self.seen)
         } else {
             core::hint::spin_loop();
+            true
         }
     }
 

@@ -36,16 +36,23 @@ pub(crate) fn halts() -> u64 {
 ///
 /// `ready` has to become true by an interrupt of this processor: it is looked at with interrupts off, and the
 /// processor waits for one that is pending or to come, so that none gets lost in between.
-pub(crate) fn wait(deadline: Duration, mut ready: impl FnMut() -> bool) {
-    loop {
+///
+/// False at the deadline, whatever `ready` says then: an interrupt that ended no halt was slept
+/// through. Interrupts are on afterwards, also where they were off.
+pub(crate) fn wait(deadline: Duration, mut ready: impl FnMut() -> bool) -> bool {
+    let in_time = loop {
         cpu::disable_interrupts();
         let left = deadline.saturating_sub(clock::now());
-        if left.is_zero() || ready() {
-            break;
+        if left.is_zero() {
+            break false;
+        }
+        if ready() {
+            break true;
         }
         timer::set(left);
         HALTS.fetch_add(1, Ordering::Relaxed);
         cpu::enable_interrupts_and_wait();
-    }
+    };
     cpu::enable_interrupts();
+    in_time
 }

@@ -201,7 +201,9 @@ pub(super) fn work() -> ! {
         let next = mail.lock().take();
         match next {
             Some(work) => work(),
-            None => idle::wait(clock::now() + NAP, || mail.lock().is_some()),
+            None => {
+                idle::wait(clock::now() + NAP, || mail.lock().is_some());
+            }
         }
     }
 }

@@ -184,13 +184,18 @@ impl Card {
 
     /// Halts until there is an interrupt, which has to come.
     pub(super) fn sleep(&mut self, until: Duration) -> Result<(), String> {
-        self.interrupts.wait(until);
-        if self.interrupts.take() {
+        if self.interrupts.wait(until) {
+            self.interrupts.take();
             return Ok(());
         }
+        let what = if self.interrupts.take() {
+            "an interrupt that did not end the halt"
+        } else {
+            "no interrupt"
+        };
         let missed = self.poll()?;
         Err(format!(
-            "no interrupt by the deadline, {PATIENCE:?} at most; a look then found {missed} answers"
+            "{what} by the deadline, {PATIENCE:?} at most; a look then found {missed} answers"
         ))
     }
 

@@ -95,13 +95,12 @@ fn down_and_up(mut card: Card, exercise: &str) -> Result<String, String> {
             if *told > 0 && state == up {
                 break;
             }
-            if clock::now() > until {
+            if !card.interrupts.wait(until) {
                 return Err(format!(
-                    "{told} interrupts in {PATIENCE:?}; the link is up: {state}, where it is to be: \
-                     {up}"
+                    "{told} interrupts in {PATIENCE:?} before the last halt; the link is up: \
+                     {state}, where it is to be: {up}"
                 ));
             }
-            card.interrupts.wait(until);
             card.interrupts.take();
         }
     }

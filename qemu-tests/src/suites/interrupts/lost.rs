@@ -82,12 +82,8 @@ fn race(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
             card.interrupts.take();
             let told = card.arm();
             if !told {
-                card.interrupts.wait(until);
-                if !card.interrupts.take() {
-                    return Err(format!(
-                        "`arm` saw nothing in round {round}, and no interrupt came in {PATIENCE:?}"
-                    ));
-                }
+                let slept = card.sleep(until);
+                slept.map_err(|why| format!("`arm` saw nothing in round {round}, and {why}"))?;
             }
             card.disarm();
             match (card.poll()?, told) {
@@ -134,9 +130,10 @@ fn masked(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
             core::hint::spin_loop();
         }
         let taken = card.interrupts.queue_count() - before;
-        cpu::enable_interrupts();
+        // It looks once more, and halts: they are off until then.
+        let slept = card.sleep(until);
         asked?;
-        card.interrupts.wait(until);
+        slept?;
         let after = card.interrupts.queue_count() - before;
         card.disarm();
         if taken != 0 || after == 0 {
@@ -169,7 +166,7 @@ fn held(bench: &Bench<'_>, mut card: Card) -> Result<String, String> {
         clock::pause(Duration::from_millis(5));
         let while_held = card.interrupts.queue_count() - before;
         hold(&mut card, false)?;
-        card.interrupts.wait(until);
+        card.sleep(until)?;
         let after = card.interrupts.queue_count() - before;
         card.disarm();
         if while_held != 0 || after == 0 {
@@ -239,10 +236,8 @@ fn late(_: &Bench<'_>, mut card: Card) -> Result<String, String> {
         let answered = card.ask(1).and_then(|()| card.spin_for(1));
         cpu::enable_interrupts();
         answered?;
-        card.interrupts.wait(clock::now() + PATIENCE);
-        if !card.interrupts.take() {
-            return Err(format!("no interrupt in {PATIENCE:?}, in round {round}"));
-        }
+        let slept = card.sleep(clock::now() + PATIENCE);
+        slept.map_err(|why| format!("{why}, in round {round}"))?;
         card.disarm();
         found_nothing += u32::from(card.poll()? == 0);
     }

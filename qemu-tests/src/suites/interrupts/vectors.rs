@@ -170,13 +170,8 @@ fn transmitted(card: &mut Card) -> Result<(), String> {
         let raced_in = card.driver().tx().arm();
         card.ask(1)?;
         while !raced_in && card.interrupts.queue_count() == before {
-            if clock::now() > until {
-                return Err(format!(
-                    "no interrupt of the transmit queue in {PATIENCE:?}"
-                ));
-            }
-            card.interrupts.wait(until);
-            card.interrupts.take();
+            let slept = card.sleep(until);
+            slept.map_err(|why| format!("of the transmit queue: {why}"))?;
         }
         card.driver().tx().disarm();
         card.spin_for(1)?;

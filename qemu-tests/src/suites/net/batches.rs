@@ -122,15 +122,12 @@ fn exchange(
                         "{answers} of {batch} packets answered in {PATIENCE:?}"
                     ));
                 }
-                if !rx.arm() {
-                    interrupts.wait(until);
-                    // However soon a look would find the answers, somebody who sleeps would not.
-                    if interrupts.is_enabled() && !interrupts.take() {
-                        return Err(format!(
-                            "no interrupt in {PATIENCE:?}, {answers} of {batch} packets answered \
-                             before"
-                        ));
-                    }
+                // However soon a look would find the answers, somebody who sleeps would not.
+                if !rx.arm() && !interrupts.wait(until) {
+                    return Err(format!(
+                        "no interrupt ended the halt in {PATIENCE:?}, {answers} of {batch} packets \
+                         answered before"
+                    ));
                 }
                 rx.disarm();
             }
