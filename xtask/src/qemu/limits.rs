@@ -106,7 +106,10 @@ impl Deadline {
             if let Some(answer) = ask()? {
                 return Ok(answer);
             }
-            self.check(waiting_for)?;
+            if let Err(stop) = self.check(waiting_for) {
+                // The answer may have come between the question and the end.
+                return ask()?.ok_or(stop);
+            }
             std::thread::sleep(TICK.min(self.left()));
         }
     }
@@ -122,6 +125,18 @@ mod tests {
         let stop = deadline.poll::<()>("rain", || Ok(None)).unwrap_err();
         assert!(stop.to_string().contains("rain"), "{stop}");
         assert_eq!(deadline.poll("sun", || Ok(Some(1))).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_comes_with_the_end_counts() {
+        static GONE: AtomicBool = AtomicBool::new(false);
+        let deadline = Deadline::seconds(60).unless(&GONE);
+        let answer = deadline.poll("the last word", || {
+            let is_second = GONE.swap(true, Ordering::SeqCst);
+            Ok(is_second.then_some(7))
+        });
+        assert_eq!(answer.unwrap(), 7);
+        assert!(deadline.poll::<()>("more", || Ok(None)).is_err());
     }
 
     #[test]
