@@ -156,7 +156,7 @@ pub(super) fn judge(
         vhost_steps(job, findings);
     }
     if whole && job.suite == Suite::Interrupts {
-        failures.extend(exercises::told(findings));
+        failures.extend(exercises::told(job, findings));
     } else if whole {
         links(&mut failures, job, findings);
         failures.extend(transport(job, findings));
