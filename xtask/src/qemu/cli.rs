@@ -62,7 +62,7 @@ pub(crate) struct QemuArgs {
     /// check of each, instead of one run.
     #[arg(long, conflicts_with_all = ["ring", "features", "queue_size", "interrupts", "suite", "vectors", "arch", "machine",
         "transport", "nic", "registers", "pci_stack", "bars",
-        "pings", "tcp_mib", "datagrams", "burst", "batches", "cpus", "queue_pairs"])]
+        "pings", "tcp_mib", "datagrams", "burst", "batches", "cpus", "queue_pairs", "guest"])]
     pub(crate) matrix: bool,
     /// Of the matrix, only cells whose name contains this; may be given more than once.
     #[arg(long, value_name = "PART", requires = "matrix")]
