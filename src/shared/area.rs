@@ -168,3 +168,50 @@ impl Area {
         u32::from_le(word.load(Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::hint::spin_loop;
+    use std::thread;
+
+    use super::*;
+
+    struct Shared(Area);
+
+    // SAFETY: the test below accesses its word by atomics alone.
+    unsafe impl Sync for Shared {}
+
+    /// Where a word of 64 bits is two, a device that reads the flags of a packed ring's descriptor,
+    /// and then the rest of it, reads what came with those flags or after them.
+    #[test]
+    fn flags_never_come_before_the_rest_of_a_descriptor() {
+        let rounds: u32 = if cfg!(miri) { 300 } else { 100_000 };
+        let mut word = 0u64;
+        let shared = Shared(Area::new(
+            NonNull::from(&mut word).cast(),
+            Shape::PackedDescriptors,
+            1,
+        ));
+        let Shared(area) = &shared;
+        thread::scope(|scope| {
+            let shared = &shared;
+            scope.spawn(move || {
+                let Shared(area) = shared;
+                for round in (1..=rounds).map(u64::from) {
+                    // SAFETY: the word is there, aligned, and accessed in no other way.
+                    unsafe { area.store_u64(0, round << 32 | round, Ordering::Release) };
+                }
+            });
+            loop {
+                // SAFETY: as above.
+                let seen = unsafe { area.load_u64(0, Ordering::Acquire) };
+                let (flags, rest) = ((seen >> 32) as u32, seen as u32);
+                assert!(rest >= flags, "of round {flags}, and the rest of {rest}");
+                if flags == rounds {
+                    return;
+                }
+                spin_loop();
+            }
+        });
+    }
+}

@@ -37,6 +37,8 @@ pub(crate) enum Program {
     Loom,
     /// The library's own tests.
     Lib,
+    /// The same, interpreted by Miri on 32 bits.
+    Miri32,
     /// A test program in `tests/`.
     Test(String),
 }
@@ -48,8 +50,11 @@ impl TryFrom<String> for Program {
         match text.split_once(' ') {
             None if text == "loom" => Ok(Self::Loom),
             None if text == "lib" => Ok(Self::Lib),
+            None if text == "miri-32" => Ok(Self::Miri32),
             Some(("test", name)) => Ok(Self::Test(name.to_owned())),
-            _ => Err(format!("run is `loom`, `lib` or `test NAME`, not `{text}`")),
+            _ => Err(format!(
+                "run is `loom`, `lib`, `miri-32` or `test NAME`, not `{text}`"
+            )),
         }
     }
 }
@@ -59,6 +64,7 @@ impl From<Program> for String {
         match program {
             Program::Loom => "loom".into(),
             Program::Lib => "lib".into(),
+            Program::Miri32 => "miri-32".into(),
             Program::Test(name) => format!("test {name}"),
         }
     }

@@ -33,7 +33,8 @@ use crate::test::context::{Context, LIBRARY};
 use crate::test::needs::Need;
 use crate::test::run::{Cmd, Run};
 use crate::test::section::{Check, Outcome};
-use crate::test::sections::under_loom;
+use crate::test::sections::{needs_miri, under_loom, under_miri};
+use crate::test::suites::{LIBRARY_TESTS, ON_32_BITS};
 use crate::told::told;
 
 /// For the tests of one mutant, compiling them included.
@@ -130,10 +131,11 @@ pub(crate) fn checks() -> Vec<Check> {
         report.write(&out.join("report.json"))?;
         played.map(|()| outcome)
     });
-    vec![check.needs(Need::Program {
+    let git = Need::Program {
         program: "git",
         package: "git",
-    })]
+    };
+    vec![check.needs(git).needs(needs_miri())]
 }
 
 fn read(workspace: &Path) -> anyhow::Result<Vec<Mutant>> {
@@ -323,6 +325,10 @@ fn command(program: &Program, names: &[String], out: &Path) -> Cmd {
         Program::Loom => under_loom("test", &out.join("loom")),
         Program::Lib => plain().args(["--lib"]),
         Program::Test(name) => plain().args([format!("--test={name}")]),
+        Program::Miri32 => {
+            let target = [Path::new("--target-dir"), &out.join("miri")];
+            under_miri(&[LIBRARY_TESTS], &ON_32_BITS).args(target)
+        }
     };
     // Mutants are small changes to the same program, on machines for CI too; nobody debugs them; and
     // what the tests say is read.

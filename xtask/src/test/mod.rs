@@ -17,7 +17,7 @@ pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod section;
 pub(crate) mod sections;
-mod suites;
+pub(crate) mod suites;
 mod tally;
 mod targets;
 

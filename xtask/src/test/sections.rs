@@ -1,5 +1,6 @@
 //! The sections: what is run, in which order, with which needs and limits.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::context::{Context, LIBRARY};
@@ -82,7 +83,7 @@ fn section(name: &'static str, context: &Context) -> Section {
         "hostile" => ("devices that lie", 20, vec![suite("hostile", context)]),
         "loom" => ("the rings under a model checker", 20, loom(context)),
         "miri" => (
-            "undefined behavior: both aliasing models",
+            "undefined behavior: both aliasing models, and 32 bits",
             45,
             miri(context),
         ),
@@ -272,7 +273,8 @@ fn loom(context: &Context) -> Vec<Check> {
 /// none is left.
 fn miri(context: &Context) -> Vec<Check> {
     let mut jobs: Vec<(String, Cmd)> = Vec::new();
-    let mut all = Vec::new();
+    // By target, as each is compiled on its own.
+    let mut all: BTreeMap<Option<&str>, (&MiriRun, BTreeSet<&str>)> = BTreeMap::new();
     for run in suites::UNDER_MIRI {
         for name in suites::in_order(run.programs, &context.suites) {
             let shown = match name {
@@ -280,18 +282,18 @@ fn miri(context: &Context) -> Vec<Check> {
                 name => name,
             };
             jobs.push((format!("{}, {shown}", run.name), under_miri(&[name], run)));
-            all.push(name);
+            let (_, names) = all.entry(run.target).or_insert((run, BTreeSet::new()));
+            names.insert(name);
         }
     }
-    all.sort_unstable();
-    all.dedup();
     // Compiled first, and together: of those that run side by side, one would wait for the other.
-    let compile = suites::UNDER_MIRI
-        .first()
-        .map(|run| under_miri(&all, run).args(["--no-run"]));
+    let compile: Vec<Cmd> = all
+        .into_values()
+        .map(|(run, names)| under_miri(&Vec::from_iter(names), run).args(["--no-run"]))
+        .collect();
     let (names, cmds): (Vec<String>, Vec<Cmd>) = jobs.into_iter().unzip();
-    let check = Check::new("both aliasing models", move |run| {
-        if let Some(compile) = &compile {
+    let check = Check::new("both aliasing models, and 32 bits", move |run| {
+        for compile in &compile {
             let printed = run.command(compile)?;
             if !printed.ok() {
                 return Ok(Tally::Command.outcome(&printed));
@@ -311,19 +313,27 @@ fn miri(context: &Context) -> Vec<Check> {
         }
         Ok(all)
     });
-    vec![check.needs(Need::Toolchain {
-        name: "nightly".into(),
-        components: &["miri", "rust-src"],
-    })]
+    vec![check.needs(needs_miri())]
 }
 
-fn under_miri(programs: &[&str], run: &MiriRun) -> Cmd {
+/// What [`under_miri`] runs with.
+pub(crate) fn needs_miri() -> Need {
+    Need::Toolchain {
+        name: "nightly".into(),
+        components: &["miri", "rust-src"],
+    }
+}
+
+/// Test programs, interpreted.
+pub(crate) fn under_miri(programs: &[&str], run: &MiriRun) -> Cmd {
     let words = ["miri", "test", "--no-fail-fast", "--package", LIBRARY];
     let (libraries, names): (Vec<&str>, Vec<&str>) = programs
         .iter()
         .partition(|&&name| name == suites::LIBRARY_TESTS);
     let flags = [MIRI, run.flags];
+    let target = run.target.map(|target| format!("--target={target}"));
     Cmd::cargo_of("nightly", words)
+        .args(target)
         .args(library_tests(&names, !libraries.is_empty()))
         .env("MIRIFLAGS", flags.join(" ").trim_end())
 }
