@@ -1,8 +1,8 @@
 //! The only register loads and stores.
 //!
 //! ```text
-//!   Registers ──▶ Block<T> ──(field projection)──▶ Register<u16> ──▶ RegisterAccess ──▶ one
-//!   a mapped range, checked once                    a place           Native, or yours   access
+//!   Registers ──▶ Block<T> ──(a field's offset)──▶ Register<u16> ──▶ RegisterAccess ──▶ one
+//!   a range, checked once                          a place           Native, or yours   access
 //! ```
 //!
 //! A device register is not memory: each access has a width that the specification fixes, happens
@@ -21,8 +21,11 @@
 //! Invariants, by number, for the blocks below:
 //!
 //! 1. A [`Registers`] was promised at [`Registers::new`] to be mapped device registers (or memory
-//!    that stands for them), reached by nobody else, for as long as anything made from it is used.
-//! 2. A [`Register`] or [`Block`] lies wholly inside a `Registers` and is aligned to its type.
+//!    that stands for them), reached by nobody else, for as long as anything made from it is used;
+//!    or to be names, of which none comes to [`Native`]. So there may be nothing at an address, and
+//!    until the access itself addresses are only counted with.
+//! 2. A [`Register`] or [`Block`] lies wholly inside a `Registers`, which does not wrap, and is
+//!    aligned to its type.
 //! 3. Every bit pattern is a value of its type, so whatever the device answers is valid.
 
 use core::fmt;
@@ -100,6 +103,9 @@ impl Registers {
         if offset.checked_add(size_of::<T>())? > self.len {
             return None;
         }
+        // The last byte of it is no address if it wraps.
+        let last = offset.checked_add(size_of::<T>().saturating_sub(1))?;
+        self.base.addr().get().checked_add(last)?;
         // Wrapping, as behind an access that translates addresses nothing need be mapped here.
         let place = NonNull::new(self.base.as_ptr().wrapping_add(offset))?.cast::<T>();
         place.is_aligned().then_some(place)
@@ -115,14 +121,28 @@ unsafe impl<T> Send for Block<T> {}
 unsafe impl<T> Sync for Block<T> {}
 
 impl<T> Block<T> {
-    /// For `map_field!`, which names the field; [`Register::of`] makes it a place to access.
+    /// For [`field!`], which names the field.
+    ///
+    /// # Safety
+    /// There is a field of that type at that offset.
     #[inline]
-    pub(crate) fn fields(&self) -> VolatilePtr<'static, T> {
-        // SAFETY: aligned and mapped by invariants 1 and 2, initialized by 3; the lifetime is that
-        // of the mapping, which outlives everything made from it by 1.
-        unsafe { VolatilePtr::new(self.0) }
+    pub(crate) unsafe fn field<F>(&self, offset: usize, _: fn(&T) -> &F) -> Register<F> {
+        let place = self.0.as_ptr().wrapping_byte_add(offset).cast::<F>();
+        // SAFETY: inside of the block by the caller's promise, so it does not wrap by invariant 2.
+        Register(unsafe { NonNull::new_unchecked(place) })
     }
 }
+
+/// The place of a field of a [`Block`]. Nothing need be mapped there: see [`Registers::new`].
+macro_rules! field {
+    ($block:expr, $structure:ty, $field:ident) => {{
+        let block: &$crate::mmio::Block<$structure> = &$block;
+        let offset = core::mem::offset_of!($structure, $field);
+        // SAFETY: the compiler's offset and type of the field.
+        unsafe { block.field(offset, |it| &it.$field) }
+    }};
+}
+pub(crate) use field;
 
 /// The place of one device register of type `u8`, `u16` or `u32`.
 ///
@@ -156,19 +176,13 @@ impl<T> Register<T> {
     pub fn address(self) -> usize {
         self.0.addr().get()
     }
-
-    /// The place of a field of a [`Block`].
-    #[inline]
-    pub(crate) fn of(field: VolatilePtr<'static, T>) -> Self {
-        Self(field.as_raw_ptr())
-    }
 }
 
 impl<T: Word> Register<T> {
     /// Loads, before every later access of memory.
     #[inline]
     pub(crate) fn load(self) -> T {
-        // SAFETY: mapped and aligned by invariants 1 and 2.
+        // SAFETY: mapped, as `Native` is the one to ask, and aligned, by invariants 1 and 2.
         let value = unsafe { T::load(self.0) };
         after_load();
         value
@@ -178,7 +192,7 @@ impl<T: Word> Register<T> {
     #[inline]
     pub(crate) fn store(self, value: T) {
         before_store();
-        // SAFETY: mapped and aligned by invariants 1 and 2.
+        // SAFETY: mapped, as `Native` is the one to ask, and aligned, by invariants 1 and 2.
         unsafe { T::store(self.0, value) }
     }
 }
@@ -306,7 +320,7 @@ macro_rules! word {
                 };
                 #[cfg(not(all(target_arch = "aarch64", not(miri))))]
                 // SAFETY: the caller vouches for the place.
-                let value = unsafe { at.read_volatile() };
+                let value = unsafe { VolatilePtr::new(at) }.read();
                 Self::from_le(value)
             }
 
@@ -321,9 +335,7 @@ macro_rules! word {
                 }
                 #[cfg(not(all(target_arch = "aarch64", not(miri))))]
                 // SAFETY: the caller vouches for the place.
-                unsafe {
-                    at.write_volatile(value);
-                }
+                unsafe { VolatilePtr::new(at) }.write(value);
             }
         }
     };

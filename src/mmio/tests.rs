@@ -1,7 +1,7 @@
 use core::ptr::NonNull;
 use std::vec::Vec;
 
-use super::{Native, RegisterAccess, Registers};
+use super::{Native, RegisterAccess, Registers, field};
 use crate::transport::Interrupt;
 
 /// Memory in the place of registers: `len` bytes from 8-byte aligned memory on.
@@ -33,6 +33,31 @@ fn no_register_is_outside_of_its_range_or_misaligned() {
     }
     assert!(registers.block::<[u32; 2]>().is_some());
     assert!(registers.block::<[u32; 3]>().is_none());
+}
+
+/// Addresses that an access of the kernel's translates, and where nothing is.
+fn names(first: usize, len: usize) -> Registers {
+    let base = NonNull::new(core::ptr::without_provenance_mut(first)).unwrap();
+    // SAFETY: names, which never come to `Native`.
+    unsafe { Registers::new(base, len) }
+}
+
+#[test]
+fn registers_that_are_names_are_only_counted_with() {
+    #[repr(C)]
+    #[derive(zerocopy::FromBytes)]
+    struct Pair {
+        first: u32,
+        second: u32,
+    }
+    let block = names(0x1_0000, 8).block::<Pair>().unwrap();
+    assert_eq!(field!(block, Pair, first).address(), 0x1_0000);
+    assert_eq!(field!(block, Pair, second).address(), 0x1_0004);
+    assert!(names(usize::MAX - 7, 8).block::<Pair>().is_some());
+    let wraps = names(usize::MAX - 3, 8);
+    assert!(wraps.block::<Pair>().is_none());
+    assert!(wraps.register::<u32>(0).is_some());
+    assert!(wraps.register::<u32>(4).is_none());
 }
 
 #[test]

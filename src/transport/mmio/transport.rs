@@ -18,10 +18,13 @@ use crate::transport::{
 
 /// The place of a control register.
 macro_rules! control {
-    ($transport:ident.$field:ident) => {{
-        let fields = $transport.control.fields();
-        $crate::mmio::Register::of(volatile::map_field!(fields.$field))
-    }};
+    ($transport:ident.$field:ident) => {
+        $crate::mmio::field!(
+            $transport.control,
+            $crate::transport::mmio::layout::Control,
+            $field
+        )
+    };
 }
 pub(super) use control;
 

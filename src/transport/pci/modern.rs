@@ -13,8 +13,6 @@
 use core::fmt;
 use core::mem::offset_of;
 
-use volatile::map_field;
-
 use super::PciError;
 use super::access::{Address, ConfigAccess};
 use super::area::{Area, Nowhere, Place, Somewhere};
@@ -25,7 +23,7 @@ use super::open::{Hooks, turn_on, virtio_function};
 use super::shm::SharedMemory;
 use super::window::{At, Far, Window, WindowArea};
 use crate::features::{Feature, Features};
-use crate::mmio::{Native, Register, RegisterAccess, Registers};
+use crate::mmio::{Native, RegisterAccess, Registers, field};
 use crate::platform::DmaAddr;
 use crate::transport::space;
 use crate::transport::{
@@ -38,9 +36,9 @@ macro_rules! read {
     ($transport:ident.$field:ident: $read:ident) => {
         match &$transport.common {
             Common::Memory { block, .. } => {
-                let fields = block.fields();
-                let field = Register::of(map_field!(fields.$field));
-                $transport.access.$read(field)
+                $transport
+                    .access
+                    .$read(field!(*block, CommonConfig, $field))
             }
             Common::Other(area) => area.$read(offset_of!(CommonConfig, $field)),
         }
@@ -52,8 +50,7 @@ macro_rules! write {
     ($transport:ident.$field:ident: $write:ident($value:expr)) => {
         match &$transport.common {
             Common::Memory { block, .. } => {
-                let fields = block.fields();
-                let field = Register::of(map_field!(fields.$field));
+                let field = field!(*block, CommonConfig, $field);
                 $transport.access.$write(field, $value)
             }
             Common::Other(area) => area.$write(offset_of!(CommonConfig, $field), $value),
