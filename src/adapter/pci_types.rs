@@ -7,7 +7,9 @@
 //! as zeros, which change nothing.
 //!
 //! The [window](crate::transport::pci::Window) in configuration space works with this, on devices
-//! that go by the length in the capability, as QEMU's do; some go by the width of the access.
+//! that go by the length in the capability, as QEMU's do; some go by the width of the access. There
+//! a narrow write, each doorbell too, reads the device's register before it writes it. Reading any
+//! that the crate writes so changes nothing.
 
 use pci_types::{ConfigRegionAccess, PciAddress};
 
@@ -74,6 +76,8 @@ impl<C: ConfigRegionAccess> Config<C> {
 // SAFETY: 1. By the promise at `new`; of the registers in a word that is written for a part of it,
 // the others are given what they hold, or the zeros that change nothing: beside those that this
 // crate writes, there is none whose bits a write of what they hold clears but the status register.
+// Through the window a register of the device is read before it is written, and none that is written
+// narrowly is changed by that: common configuration, doorbells.
 // 2. By the same promise.
 unsafe impl<C: ConfigRegionAccess> ConfigAccess for Config<C> {
     fn read32(&self, address: Address, register: u16) -> u32 {

@@ -177,8 +177,8 @@ pub enum QueueError {
         /// Mapping slots lent.
         mappings: usize,
     },
-    /// The queue has fewer descriptors than the driver needs for one buffer. The device has been
-    /// reset.
+    /// The queue has fewer descriptors than the driver needs for one buffer. The device was
+    /// told to reset.
     TooShort {
         /// The queue.
         queue: QueueIndex,

@@ -12,8 +12,12 @@ use std::thread;
 use std::time::Duration;
 
 use vring::adapter::futures::{AsyncReceiver, ConfigChanges, Notifier, Queue};
-use vring::init::Live;
-use vring::testing::{FakeDevice, FakeTransport, InPlace};
+use vring::buffer::Writable;
+use vring::features::{Feature, Wish};
+use vring::init::{self, Live, QueueConfig};
+use vring::testing::{FakeDevice, FakeMmio, FakeTransport, InPlace};
+use vring::transport::mmio::MmioTransport;
+use vring::transport::{DeviceId, Doorbell, Isr, Register, RegisterAccess};
 use vring::virtqueue::Fault;
 
 use super::rig::{self, Chunks, Maker, W, config, reply};
@@ -225,6 +229,86 @@ fn a_waker_that_panics_in_line_costs_no_other_task_its_wake_up() {
     shared.complete_all();
     assert!(catch_unwind(AssertUnwindSafe(|| queue.reap())).is_err());
     assert!(sleeper.get() > before, "who waits for room sleeps for ever");
+}
+
+static RINGS: AtomicUsize = AtomicUsize::new(0);
+
+/// The first ring is heard.
+fn bell(_: usize, _: u32) {
+    let before = RINGS.fetch_add(1, Ordering::SeqCst);
+    assert!(before == 0, "this hypercall panics");
+}
+
+/// Registers that are reached as the fake says, and doorbells that panic.
+#[derive(Clone)]
+struct Panics(FakeMmio);
+
+// SAFETY: the fake keeps the promises; a doorbell that is not rung loses time only.
+unsafe impl RegisterAccess for Panics {
+    fn read8(&self, at: Register<u8>) -> u8 {
+        self.0.read8(at)
+    }
+    fn read16(&self, at: Register<u16>) -> u16 {
+        self.0.read16(at)
+    }
+    fn read32(&self, at: Register<u32>) -> u32 {
+        self.0.read32(at)
+    }
+    fn write8(&self, at: Register<u8>, value: u8) {
+        self.0.write8(at, value);
+    }
+    fn write16(&self, at: Register<u16>, value: u16) {
+        self.0.write16(at, value);
+    }
+    fn write32(&self, at: Register<u32>, value: u32) {
+        self.0.write32(at, value);
+    }
+    fn doorbell(&self, at: Register<u16>, value: u16) -> Doorbell {
+        self.0.doorbell(at, value)
+    }
+    fn doorbell_with_data(&self, at: Register<u32>, value: u16) -> Doorbell {
+        self.0.doorbell_with_data(at, value)
+    }
+    fn doorbell32(&self, _: Register<u32>, value: u16) -> Doorbell {
+        Doorbell::function(bell, 0, value)
+    }
+    fn isr(&self, at: Register<u8>) -> Isr {
+        self.0.isr(at)
+    }
+    fn isr_pair(&self, status: Register<u32>, ack: Register<u32>) -> Isr {
+        self.0.isr_pair(status, ack)
+    }
+}
+
+#[test]
+fn a_doorbell_that_panics_costs_no_task_its_wake_up() {
+    let platform = InPlace::new();
+    let device = FakeDevice::new(platform.bus(), DeviceId::ENTROPY).offer(Feature::VERSION_1);
+    let fake = FakeMmio::new(&device);
+    // SAFETY: through the fake alone.
+    let registers = unsafe { fake.registers() };
+    let transport = MmioTransport::with_access(registers, Panics(fake.clone()));
+    let reset = init::reset(transport.unwrap().unwrap(), &platform).unwrap();
+    let mut negotiated = reset.negotiate(&Wish::default()).unwrap();
+    let pending = negotiated.queue(Q, &QueueConfig::new(8)).unwrap();
+    let live = negotiated.finish().unwrap();
+    let queue = Queue::new(pending.start(&live).unwrap());
+    let mut first = queue.try_submit(Writable(vec![0; 8])).unwrap();
+    let second = queue.try_submit(Writable(vec![0; 8])).unwrap();
+    let (sleeper, waker) = Counts::new(false);
+    sleeps(&mut first, &waker);
+    device.serve(Q, |queue, chain| queue.write(chain, b"x"));
+    let mut third = queue.try_submit(Writable(vec![0; 8])).unwrap();
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        Pin::new(&mut third).poll(&mut Context::from_waker(Waker::noop()))
+    }));
+    assert!(polled.is_err());
+    assert!(
+        sleeper.get() > 0,
+        "its buffer is back, and it sleeps for ever"
+    );
+    drop((first, second, third));
+    std::mem::forget((queue, live));
 }
 
 thread_local! {

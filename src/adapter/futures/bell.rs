@@ -266,14 +266,15 @@ impl Drop for Calling<'_> {
 }
 
 /// Wakes each of them; when one panics, the rest all the same.
-pub(super) fn wake_each<W: Borrow<Waker>>(wakers: impl Iterator<Item = W>) {
+fn wake_each<W: Borrow<Waker>>(wakers: impl Iterator<Item = W>) {
     Each(wakers).wake();
 }
 
-struct Each<I: Iterator<Item: Borrow<Waker>>>(I);
+/// Wakers that are woken in the end.
+pub(super) struct Each<I: Iterator<Item: Borrow<Waker>>>(pub(super) I);
 
 impl<I: Iterator<Item: Borrow<Waker>>> Each<I> {
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         for waker in &mut self.0 {
             waker.borrow().wake_by_ref();
         }

@@ -2,7 +2,7 @@
 
 use core::task::Waker;
 
-use super::bell::{Bell, Busy, Visit, wake_each};
+use super::bell::{Bell, Busy, Each, Visit};
 use crate::virtqueue::Notification;
 
 /// Wakers that a call takes with it; when it has more, it rings.
@@ -88,11 +88,8 @@ impl<'a> Later<'a> {
 
 impl Drop for Later<'_> {
     fn drop(&mut self) {
-        if let Some(notification) = self.notification.take() {
-            notification.send();
-        }
-        // The bell is rung behind them, by the visit. When one of them panics the others are woken
-        // all the same: they are nowhere else any more.
+        // The bell is rung behind them, by the visit. When the doorbell panics, or one of them, the
+        // others are woken all the same: they are nowhere else any more.
         let seats = self.end.then(|| self.visit.take_seats());
         let line = (self.call_line || self.end).then(|| self.visit.take_line());
         let named = core::mem::take(&mut self.wakers).into_iter().flatten();
@@ -100,6 +97,10 @@ impl Drop for Later<'_> {
             .into_iter()
             .flatten()
             .chain(line.into_iter().flatten());
-        wake_each(named.chain(others).chain(self.own.take()));
+        let mut woken = Each(named.chain(others).chain(self.own.take()));
+        if let Some(notification) = self.notification.take() {
+            notification.send();
+        }
+        woken.wake();
     }
 }

@@ -155,14 +155,13 @@ impl<P: Platform, B: DmaBuf> State<P, B> {
                 Err(fault) => break Err(fault),
             };
             reaped = reaped.wrapping_add(1);
+            // At once: the next one may panic in code of the platform's.
+            self.armed = false;
+            later.call_line |= self.in_line != 0;
             let slot = usize::from(done.ticket().slot());
             let finished = Finished::new(done);
             self.put_by(slot, finished, later);
         };
-        if reaped != 0 {
-            self.armed = false;
-            later.call_line |= self.in_line != 0;
-        }
         if ended.is_err() && !core::mem::replace(&mut self.told, true) {
             later.ring();
         }

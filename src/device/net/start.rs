@@ -1,6 +1,6 @@
 //! From a device that was found to a driver that works (VIRTIO 1.4, 3.1.1 and 5.1.5).
 //!
-//! Whatever fails on the way, the device is reset before the transport goes back to the caller.
+//! Whatever fails on the way, the device is told to reset before the transport goes back to the caller.
 
 use super::{
     Control, Driver, FRAME_PIECES, Facts, Options, Parts, RECEIVE_QUEUE, Receiver, ResetOnDrop,

@@ -184,7 +184,7 @@ impl FakeMmio {
         self.shared.lies.lock().insert(offset, Box::new(lie));
     }
 
-    /// Ends all lies.
+    /// Ends all lies, but for one that calls this.
     pub fn be_honest(&self) {
         self.shared.lies.lock().clear();
     }

@@ -221,7 +221,8 @@ struct Plan {
 /// this function's BARs have already is left out of the windows.
 ///
 /// # Errors
-/// Any [`AssignError`]. Nothing is assigned then, nor taken from the windows.
+/// Any [`AssignError`]. Nothing is assigned then, nor taken from the windows but what this
+/// function's BARs have already.
 pub fn assign_bars(
     config: &impl ConfigAccess,
     address: Address,

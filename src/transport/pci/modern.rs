@@ -273,7 +273,7 @@ impl<A: RegisterAccess, S: Area> PciTransport<A, Far<S>> {
     /// nobody assigned it. Without ports, give `|_, _| None::<Nowhere>`.
     ///
     /// # Errors
-    /// As [`new`](PciTransport::new).
+    /// As [`new`](PciTransport::new). The window is lent for ever in that case, too.
     pub fn with_window<C: ConfigAccess + Sync>(
         window: &'static mut Window<C>,
         access: A,
