@@ -183,6 +183,10 @@ impl Attach {
                     "--nic modern: such a card has no legacy interface: --nic transitional, or \
                      leave it out for a card that has no other",
                 ),
+                (Transport::PciLegacy, _) if self.bars == Bars::Kernel => usage(
+                    "--bars kernel: the kernel assigns addresses in memory, and the legacy \
+                     interface is in I/O: --transport pci-modern, pci-ports or pci-window",
+                ),
                 _ => Ok(()),
             };
         }

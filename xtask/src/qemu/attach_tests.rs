@@ -102,6 +102,7 @@ fn what_does_not_go_together_is_refused_with_what_does() {
         ("--transport pci-window --batches 64", "another --transport"),
         ("--transport pci-legacy --nic modern", "--nic transitional"),
         ("--transport mmio --nic modern", "--transport mmio"),
+        ("--transport pci-legacy --bars kernel", "pci-window"),
         ("--transport mmio --bars kernel", "--transport pci-modern"),
         ("--transport mmio --pci-stack own", "--transport pci-modern"),
         ("--transport pci-legacy --queue-size 64", "256, 512 or 1024"),

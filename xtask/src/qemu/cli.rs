@@ -52,7 +52,7 @@ pub(crate) struct QemuArgs {
     /// By what the driver reaches PCI configuration space.
     #[arg(long, value_enum, default_value_t = PciStack::Crate)]
     pub(crate) pci_stack: PciStack,
-    /// Who gives the card its addresses.
+    /// Who gives the card its addresses: those in memory are taken away and assigned anew.
     #[arg(long, value_enum, default_value_t = Bars::Firmware)]
     pub(crate) bars: Bars,
     /// What runs the guest; auto tries KVM by booting the guest under it.
