@@ -31,8 +31,6 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use volatile::VolatilePtr;
-
 use crate::transport::{Doorbell, Isr};
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -320,7 +318,7 @@ macro_rules! word {
                 };
                 #[cfg(not(all(target_arch = "aarch64", not(miri))))]
                 // SAFETY: the caller vouches for the place.
-                let value = unsafe { VolatilePtr::new(at) }.read();
+                let value = unsafe { volatile::VolatilePtr::new(at) }.read();
                 Self::from_le(value)
             }
 
@@ -335,7 +333,7 @@ macro_rules! word {
                 }
                 #[cfg(not(all(target_arch = "aarch64", not(miri))))]
                 // SAFETY: the caller vouches for the place.
-                unsafe { VolatilePtr::new(at) }.write(value);
+                unsafe { volatile::VolatilePtr::new(at) }.write(value);
             }
         }
     };
