@@ -38,8 +38,10 @@ pub(crate) fn halts() -> u64 {
 /// processor waits for one that is pending or to come, so that none gets lost in between.
 ///
 /// False at the deadline, whatever `ready` says then: an interrupt that ended no halt was slept
-/// through. Interrupts are on afterwards, also where they were off.
+/// through. The timer may be a little early, so a halt that lasted nearly until the deadline was
+/// ended by it. Interrupts are on afterwards, also where they were off.
 pub(crate) fn wait(deadline: Duration, mut ready: impl FnMut() -> bool) -> bool {
+    let mut slept_through = false;
     let in_time = loop {
         cpu::disable_interrupts();
         let left = deadline.saturating_sub(clock::now());
@@ -47,11 +49,12 @@ pub(crate) fn wait(deadline: Duration, mut ready: impl FnMut() -> bool) -> bool 
             break false;
         }
         if ready() {
-            break true;
+            break !slept_through;
         }
         timer::set(left);
         HALTS.fetch_add(1, Ordering::Relaxed);
         cpu::enable_interrupts_and_wait();
+        slept_through = deadline.saturating_sub(clock::now()) < left / 64;
     };
     cpu::enable_interrupts();
     in_time
