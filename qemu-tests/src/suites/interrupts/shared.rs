@@ -57,13 +57,15 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
         "a device goes on when the other one is reset and has no handler any more",
         HERE,
     );
-    judge(
-        report,
-        "bug_class_71_a_line_that_stays_up_interrupts_again",
-        stays_up(bench),
-        "interrupts until the last of two devices that hold the line has been looked at",
-        HERE,
-    );
+    let check = "bug_class_71_a_line_that_stays_up_interrupts_again";
+    if arch::LINES_ARE_LEVELS {
+        let must = "interrupts until the last of two devices that hold the line has been looked at";
+        judge(report, check, stays_up(bench), must, HERE);
+    } else {
+        log::warn!(
+            "{check}: left out: this controller, as QEMU has it, forgets a line that stays up"
+        );
+    }
 }
 
 fn start(bench: &Bench<'_>) -> Result<[Card; 2], String> {

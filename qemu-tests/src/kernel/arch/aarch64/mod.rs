@@ -40,6 +40,9 @@ pub(crate) fn init_interrupts(firmware: &Firmware) {
     gic::init(&firmware.controllers);
 }
 
+/// Whether a line that stays up interrupts again.
+pub(crate) const LINES_ARE_LEVELS: bool = true;
+
 /// The shared peripheral interrupt that the function's INTx pin drives.
 pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, InterruptError> {
     // Of the GIC's three cells the first is 0 for a shared interrupt, the second its number.

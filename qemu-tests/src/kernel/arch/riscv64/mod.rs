@@ -94,6 +94,10 @@ pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, Interr
     Ok(line)
 }
 
+/// Whether a line that stays up interrupts again. By its specification a PLIC does that; QEMU's sees
+/// lines rise, and forgets one that is still up when its interrupt is completed.
+pub(crate) const LINES_ARE_LEVELS: bool = false;
+
 /// Raises `vector`, if it is one of the controller of messages: a PLIC has no way to.
 pub(crate) fn raise(vector: Vector) -> bool {
     imsic::raise(vector)

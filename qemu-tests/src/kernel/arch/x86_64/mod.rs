@@ -77,6 +77,9 @@ pub(crate) fn message(vector: Vector) -> Option<Message> {
     Some(local_apic::message(vector))
 }
 
+/// Whether a line that stays up interrupts again.
+pub(crate) const LINES_ARE_LEVELS: bool = true;
+
 /// The ISA interrupt that the firmware has the function's INTx pin drive.
 pub(crate) fn line_of(machine: &Machine, address: Address) -> Result<u32, InterruptError> {
     let [line, pin, ..] = machine.pci.read32(address, 0x3c).to_le_bytes();
